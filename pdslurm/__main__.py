@@ -1,0 +1,75 @@
+"""`python -m pdslurm experiment=NAME [overrides]`: from the command line to a launcher. The exit code says what went wrong."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pdslurm.config import Config, LauncherKind, register, to_config
+from pdslurm.errors import ConfigError, LimitReached, PdslurmError
+from pdslurm.splits import with_splits
+
+CONF = Path(__file__).parents[1] / "conf"  # absolute: as the program `pdslurm` this module is not Hydra's main file
+register()
+
+
+def run(cfg: DictConfig) -> int:
+    """Carries out one Hydra job; returns the exit code and has printed the error, if any."""
+    try:
+        config = to_config(cfg)
+        refuse_lost_overrides(config)
+        config = with_splits(config)
+        launcher = importlib.import_module(f"pdslurm.launchers.{config.launcher.kind.value}")
+        try:
+            launcher.launch(config)
+        except LimitReached:  # what was measured within the budget is what there is to answer with
+            print_answer(config)
+            raise
+        print_answer(config)
+    except PdslurmError as error:
+        print(f"pdslurm: {error}", file=sys.stderr)
+        return error.exit_code
+    except OmegaConfBaseException as error:
+        print(f"pdslurm: the configuration is incomplete or wrong: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `… launcher=plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def print_answer(config: Config) -> None:
+    """What the measurements say, where there are any to compare; a plan must not wait for what that imports."""
+    if config.launcher.kind in (LauncherKind.local, LauncherKind.slurm, LauncherKind.allocation):
+        print(importlib.import_module("pdslurm.answer").answer(config), end="")
+
+
+def refuse_lost_overrides(config: Config) -> None:
+    """An experiment with `arms` does not read `topology`: an override of it on the command line would be lost without a word."""
+    lost = [o for o in HydraConfig.get().overrides.task if re.match(r"[+~]*topology([.=]|$)", o)]
+    if config.arms and lost:
+        names = ", ".join(config.arms)
+        raise ConfigError([f"{lost[0]}: this experiment measures arms ({names}), not topology; use arms.NAME.… of one of them"])
+
+
+def main() -> None:
+    """The entry point: Hydra composes the configuration, completes shells and runs multiruns; the worst job's exit code counts."""
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(cfg: DictConfig) -> None:
+        codes.append(run(cfg))
+
+    job()
+    sys.exit(max(codes, default=0))
+
+
+if __name__ == "__main__":
+    main()

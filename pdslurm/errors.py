@@ -1,0 +1,97 @@
+"""Everything pdslurm raises on purpose; each error's text says what is wrong, what is allowed and what to do.
+
+PdslurmError
+├── ConfigError        the configuration cannot be run; lists every problem found
+├── PreflightError     this machine or the engine's environment cannot run the plan
+├── ProcessDied        an engine, router or client ended by itself
+├── NotReady           a process did not answer before its deadline
+├── PointFailed        one point could not be measured; the others go on
+├── LimitReached       the run's limit of wall time or GPU-hours is used up; what was measured is kept
+├── Interrupted        Ctrl-C or TERM
+├── AllocationEnding   Slurm warns of the time limit or a preemption; what was measured is kept
+├── JobEnded           a Slurm job that was waited for ended otherwise than by its own end
+└── ResultsError       a run folder or record cannot be read or written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class PdslurmError(Exception):
+    """The root of the tree; `python -m pdslurm` prints its text and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(PdslurmError):
+    """All problems of a configuration at once, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{count} in the configuration; nothing was started\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+class PreflightError(PdslurmError):
+    """What was found missing before any engine started, one line each."""
+
+    exit_code = 3
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("preflight failed; no engine was started\n" + "\n".join(f"  - {f}" for f in findings))
+
+
+class ProcessDied(PdslurmError):
+    """A process of the run ended by itself: who, where, how, and the last lines of its log."""
+
+    exit_code = 4
+
+    def __init__(self, name: str, *, node: str, cause: str, log: Path | None, log_tail: str = "") -> None:
+        self.name, self.node, self.cause, self.log, self.log_tail = name, node, cause, log, log_tail
+        tail = "".join(f"\n  | {line}" for line in log_tail.splitlines())
+        super().__init__(f"{name} on {node} died: {cause}\n  log: {log}{tail}")
+
+
+class NotReady(PdslurmError):
+    """A deadline passed; the text names the processes that were waited for and their logs."""
+
+    exit_code = 5
+
+
+class PointFailed(PdslurmError):
+    """One point could not be measured; its record carries this text."""
+
+
+class LimitReached(PdslurmError):
+    """`limits.wall_hours` or `limits.gpu_hours` is used up."""
+
+    exit_code = 6
+
+
+class Interrupted(PdslurmError):
+    """A signal asked the run to end."""
+
+    exit_code = 130
+
+
+class AllocationEnding(PdslurmError):
+    """Slurm's warning (USR2) that the allocation ends soon. 75 is sysexits.h's `try again`."""
+
+    exit_code = 75
+
+
+class JobEnded(PdslurmError):
+    """Slurm ended the job: cancelled, out of time, a node failed; or it never wrote how it ended."""
+
+    exit_code = 8
+
+
+class ResultsError(PdslurmError):
+    """A run folder cannot be used as it is."""
+
+    exit_code = 7

@@ -1,0 +1,159 @@
+"""launcher=allocation: carries the plan out on the nodes of the Slurm job that this process is in, under salloc or sbatch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pdslurm import slurm
+from pdslurm.config import Config
+from pdslurm.deployment import Deployment, Host
+from pdslurm.engine_env import prepare
+from pdslurm.errors import NotReady
+from pdslurm.job import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
+from pdslurm.network import choose, leading_to
+from pdslurm.node_findings import clock_findings, clock_offset, differences
+from pdslurm.nodecheck import Report
+from pdslurm.nodes import NodeProcesses, Nodes
+from pdslurm.plan import Plan, build_plan
+from pdslurm.preflight import HELP_TIMEOUT_S, Options, bind_checked, bind_free
+from pdslurm.processes import LocalProcesses
+from pdslurm.render import opening
+from pdslurm.results import RunFolder
+from pdslurm.signals import SignalNote, raising
+from pdslurm.wire import api_key, new_key
+
+CHECK_TIMEOUT_S = 300.0
+
+
+def launch(config: Config) -> None:
+    """Carries the plan out, on the first node if this is another host. Raises PdslurmError."""
+    found = slurm.allocation_here()
+    if not found.is_here:
+        command = slurm.driver_command(found, sys.argv[1:])
+        sys.stdout.flush()
+        os.execvpe(command[0], command, slurm.step_environment(os.environ))
+    print(carry_out(config))
+
+
+def carry_out(config: Config) -> str:
+    """Plans, checks every node, measures; says where the results are. Raises PdslurmError."""
+    plan = build_plan(config)
+    found = slurm.allocation_here()
+    slurm.check_fits(plan, found)
+    print(opening(plan), flush=True)
+    print(f"job {found.job_id} on {', '.join(found.nodes[: plan.nodes])}", flush=True)
+    folder = RunFolder(run_path(config))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm warns every process of a step; the agents pass it on
+    with raising(), lock(folder.path, config.run_access):
+        return run_on(plan, found, folder)
+
+
+def run_on(plan: Plan, found: slurm.Allocation, folder: RunFolder) -> str:
+    """Agents on all nodes, preflight, the driver; the agents end with it."""
+    config, names, signals = plan.config, found.nodes[: plan.nodes], SignalNote()
+    key = new_key()
+    key_file = write_key(folder.path, found.job_id, key)
+    hurry = lambda: signals.hurry  # noqa: E731
+    address, env, log = own_address(config, names), slurm.step_environment(os.environ), agents_log(folder)
+    launch = lambda driver: slurm.agents_command(config.cluster, names, driver, str(key_file))  # noqa: E731
+    try:
+        with (
+            LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(key)) as local,
+            Nodes(names, address, key, config, launch=launch, env=env, log=log, temp=local.temp) as nodes,
+        ):
+            hosts = nodes.wait(lambda: None)
+            key_file.unlink()  # every agent has read it; should this process be killed, it must not stay
+            local.engine_env = prepare(config, folder.path, node=hosts[0].name)
+            make_model(config, local.engine_env)
+            deployment, versions = check(plan, nodes, hosts, folder)
+            if config.launcher.only_preflight:
+                return f"preflight: nothing found on {len(hosts)} node(s)"
+            write_provenance(folder, deployment, versions)
+            write_nodes(folder, found.job_id, hosts, {n.name: n.facts for n in nodes.joined.values()})
+            outcome = drive(deployment, folder, versions, NodeProcesses(nodes, local, hurry), signals, api_key(key))
+    finally:
+        key_file.unlink(missing_ok=True)
+    return closing_line(outcome, folder.path)
+
+
+def write_key(folder: Path, job_id: str, key: str) -> Path:
+    """The run's key where the agents find it, readable by its owner alone."""
+    path = folder / f".key-{job_id}"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key)
+    return path.absolute()
+
+
+def own_address(config: Config, names: tuple[str, ...]) -> str:
+    """This node's address for its agents: by configuration, else the one that leads to another node of the job."""
+    try:
+        reached = leading_to(names[-1])
+    except OSError as error:
+        raise NotReady(f"{names[-1]}: its name does not resolve on this node ({error})") from error
+    return choose(config.cluster.network.interface, config.cluster.network.cidr, reached).address
+
+
+def agents_log(folder: RunFolder) -> Path:
+    """What srun and the agents say."""
+    path = folder.path / "logs" / "agents.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) -> tuple[Deployment, dict[str, str | None]]:
+    """Every node's preflight side by side, free ports on each, every option looked up once. Raises PreflightError with the findings
+    of all nodes."""
+    config, everywhere = plan.config, range(len(hosts))
+    offsets = clock_offsets(nodes, len(hosts))
+    order = {"do": "check", "gpus": config.cluster.gpus_per_node, "run_dir": str(folder.path.absolute())}
+    answers = nodes.ask({n: {**order, "routers": n == 0} for n in everywhere}, lambda: None, CHECK_TIMEOUT_S)
+    reports = {n: Report(**answers[n]) for n in everywhere}
+    for n in everywhere:
+        nodes.node(n).facts = {**nodes.node(n).facts, **reports[n].facts, "clock_offset_s": offsets[n]}
+    findings = []
+    for n, report in reports.items():
+        differs = differences(reports[0].alike, {**reports[0].alike, **report.alike}, hosts[0].name)
+        if report.versions and reports[0].versions:
+            differs += differences(reports[0].versions, report.versions, hosts[0].name)
+        findings += [f"{hosts[n].name}: {text}" for text in (*report.findings, *clock_findings(offsets[n]), *differs)]
+    numbers = {host.address: n for n, host in enumerate(hosts)} | {"127.0.0.1": 0}
+
+    def hold(wanted: set[tuple[str, int]]) -> set[tuple[str, int]]:
+        by_node: dict[int, list[tuple[str, int]]] = {}
+        for address, port in wanted:
+            by_node.setdefault(numbers[address], []).append((address, port))
+        orders = {n: {"do": "hold", "ports": ports} for n, ports in by_node.items()}
+        clashes = nodes.ask(orders, lambda: None, CHECK_TIMEOUT_S)
+        return {(address, port) for each in clashes.values() for address, port in each}
+
+    versions = dict(reports[0].versions)
+    cache = Path(config.run_root, "cache").absolute()
+
+    def options() -> Options:
+        asked = {0: {"do": "options", "versions": versions, "cache": str(cache)}}
+        known = nodes.ask(asked, lambda: None, 2 * HELP_TIMEOUT_S)[0]
+        return {kind: frozenset(names) for kind, names in known.items()}
+
+    deployment = bind_checked(
+        plan,
+        findings,
+        versions,
+        bind=lambda: bind_free(plan, hold, hosts),
+        options=options,
+        reports={hosts[n].name: report for n, report in reports.items()},
+    )
+    return deployment, versions
+
+
+def clock_offsets(nodes: Nodes, count: int) -> dict[int, tuple[float, float]]:
+    """How far each node's clock is ahead of this one's, at least and at most, in seconds: how much of the time between order and
+    answer the way there took is not known."""
+    sent = time.time()
+    said = nodes.ask({n: {"do": "time"} for n in range(count)}, lambda: None, CHECK_TIMEOUT_S)
+    received = time.time()
+    return {n: clock_offset(sent, at, received) for n, at in said.items()}

@@ -1,0 +1,38 @@
+"""launcher=local: carries the plan out on this machine."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from pdslurm.config import Config
+from pdslurm.engine_env import prepare
+from pdslurm.job import closing_line, drive, lock, make_model, run_path, write_provenance
+from pdslurm.plan import build_plan
+from pdslurm.ports import HeldPorts
+from pdslurm.preflight import preflight
+from pdslurm.processes import LocalProcesses
+from pdslurm.render import opening
+from pdslurm.results import RunFolder
+from pdslurm.signals import SignalNote, raising
+from pdslurm.wire import new_key
+
+
+def launch(config: Config) -> None:
+    """Plans, checks, measures, and says where the results are. Raises PdslurmError."""
+    plan = build_plan(config)
+    print(opening(plan), flush=True)
+    folder, key, signals = RunFolder(run_path(config)), new_key(), SignalNote()
+    with raising(), lock(folder.path, config.run_access), HeldPorts() as ports:
+        engine_env = prepare(config, folder.path, node=platform.node())
+        make_model(config, engine_env)
+        deployment, report = preflight(plan, engine_env, Path(config.run_root) / "cache", folder.path, ports)
+        if config.launcher.only_preflight:
+            print("preflight: nothing found")
+            return
+        versions = report.versions
+        write_provenance(folder, deployment, versions, report.facts)
+        hurry = lambda: signals.hurry  # noqa: E731
+        with LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=key, engine_env=engine_env) as processes:
+            outcome = drive(deployment, folder, versions, processes, signals, key)
+    print(closing_line(outcome, folder.path))

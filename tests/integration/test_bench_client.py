@@ -1,0 +1,282 @@
+"""The benchmark client with a small stand-in for vLLM: what it keeps, what it says, and how the driver talks to it.
+
+The stand-in has what the client takes from vLLM and nothing else; the real vLLM is in tests/integration."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pdslurm import bench_client
+from pdslurm.client import BenchClient
+from pdslurm.deployment import Process
+from pdslurm.errors import NotReady, PointFailed, ProcessDied
+from pdslurm.processes import LocalProcesses
+from pdslurm.results import REQUEST_COLUMNS
+from tests.stand_ins import write_vllm
+
+SCRIPT = Path(bench_client.__file__)
+ARGS = ["--model", "m", "--dataset-name", "random", "--seed", "7", "--num-prompts", "3", "--base-url", "http://a", "--ignore-eos"]
+OWN_PART = {
+    "began_s", "client_busy", "loop_lag_ms", "loop_lag_max_ms", "loop_looks", "sending_s", "decode_s", "decode_tokens",
+    "prompt_blocks", "spans",
+}  # fmt: skip
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the stand-in, importable here; what was imported of it is forgotten afterwards."""
+    root = write_vllm(tmp_path / "stand-in")
+    monkeypatch.syspath_prepend(str(root))
+    yield root
+    for name in [n for n in sys.modules if n.partition(".")[0] == "vllm"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def client(vllm: Path) -> bench_client.Client:
+    return bench_client.Client(io.StringIO())
+
+
+def said(client: bench_client.Client) -> list[dict[str, Any]]:
+    events = client.events
+    assert isinstance(events, io.StringIO)
+    return [json.loads(line) for line in events.getvalue().splitlines()]
+
+
+def run(client: bench_client.Client, *more: str, raw: Path | None = None, requests: Path | None = None) -> dict[str, Any]:
+    files = {"raw": str(raw) if raw else None, "requests": str(requests) if requests else None}
+    answer = bench_client.answer(client, {"do": "run", "args": [*ARGS, *more], **files})
+    assert answer["event"] == "result"
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+# --- one process
+
+
+def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: Path) -> None:
+    raw = tmp_path / "raw" / "route_2" / "point.json.gz"
+    result = run(client, "--random-output-len", "3", raw=raw, requests=raw.with_name("point.requests.csv.gz"))
+    assert set(result) == {
+        "completed", "total_output_tokens", "duration", "samples", "arrivals", "ignore_eos", "mean_ttft_ms", "mean_e2el_ms",
+        "total_input_tokens", "client_wall_s", "client_cpu_s", "first_error", "asked", "prompts_again", "ordered_output_tokens",
+        "itl_histogram", *OWN_PART,
+    }  # fmt: skip
+    assert result["first_error"] == "boom"
+    assert result["ignore_eos"] is True
+    assert (result["asked"], result["prompts_again"], result["ordered_output_tokens"]) == (3, 0, 9)
+    assert result["itl_histogram"] == {"50": 3, "73": 3}, "10 ms and 30 ms"
+    with gzip.open(raw, "rt") as file:
+        kept = json.load(file)
+    assert (kept["ttfts"], kept["errors"], "generated_texts" in kept) == ([0.1] * 3, ["", "boom", ""], False)
+    with gzip.open(raw.with_name("point.requests.csv.gz"), "rt") as file:
+        assert file.read().splitlines()[:2] == [",".join(REQUEST_COLUMNS), "0.0,0,3,100.0,15.0,30.0,130.0,1"]
+    assert sorted(p.name for p in raw.parent.iterdir()) == ["point.json.gz", "point.requests.csv.gz"]
+    assert said(client)[-1] == {"event": "progress", "done": 3, "total": 3}
+
+
+def test_what_it_tells_of_itself(client: bench_client.Client) -> None:
+    lengths = ("--random-input-len", "100", "--random-output-len", "8")
+    result = run(client, *lengths, "--request-rate", "4")
+    assert set(result) >= OWN_PART
+    assert result["spans"] == [[0.0, 0.18], [0.25, 0.43], [0.5, 0.68]]
+    assert result["sending_s"] == pytest.approx(0.75, abs=0.01)
+    assert time.monotonic() - 10 < result["began_s"] < time.monotonic() + 1, "on the clock that the driver reads too"
+    assert {size: result["prompt_blocks"][size] for size in ("16", "64", "128")} == {"16": 21, "64": 6, "128": 3}
+    assert result["client_busy"] < 0.5
+    assert (result["decode_s"], result["decode_tokens"]) == (pytest.approx(0.24), 21)
+    assert result["ordered_output_tokens"] == 24
+    assert run(client, *lengths, "--behave", "busy")["client_busy"] == pytest.approx(0.95)
+    lost = run(client, *lengths, "--behave", "lose")
+    assert (len(lost["spans"]), lost["prompt_blocks"]["128"]) == (2, 2), "of what was answered"
+
+
+def test_a_loop_that_is_held_up_is_felt_while_a_point_runs_and_only_then() -> None:
+    async def work() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        time.sleep(0.3)  # prompts are made
+        await asyncio.sleep(0.1)
+        bar = bench_client.Progress(total=1)
+        await asyncio.sleep(0.02)
+        time.sleep(0.15)  # an answer takes long to read
+        await asyncio.sleep(0.08)
+        bar.close()
+        time.sleep(0.3)  # percentiles are computed
+        await asyncio.sleep(0.1)
+        return {}
+
+    asyncio.run(bench_client.felt(work()))
+    assert 0.05 < max(bench_client.Progress.lags) < 0.25
+
+
+def test_prompts_are_made_once(client: bench_client.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arms send the same prompts, at other addresses and paces; and arrival times do not depend on when prompts were made."""
+    assert bench_client.answer(client, {"do": "prepare", "args": ARGS}) == {"event": "prepared"}
+    first = run(client)
+    second = run(client, "--base-url", "http://b", "--max-concurrency", "2", "--request-rate", "3")
+    assert capsys.readouterr().out.count("making samples") == 1
+    assert (first["samples"], first["arrivals"]) == (second["samples"], second["arrivals"])
+    run(client, "--seed", "8")
+    run(client, "--num-prompts", "4")
+    assert capsys.readouterr().out.count("making samples") == 2
+    assert bench_client.answer(client, {"do": "forget"}) == {"event": "forgotten"}
+    assert run(client)["samples"] == first["samples"], "made anew, the same"
+    assert capsys.readouterr().out.count("making samples") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"base_url": "http://b", "host": "b", "port": 1, "ready_check_timeout_sec": 5}, True),
+        ({"request_rate": 2.0, "max_concurrency": 4, "burstiness": 0.5}, True),
+        ({"pdslurm_duration_s": 60.0, "pdslurm_no_stream": True, "ramp_up_strategy": "linear"}, True),
+        ({"pdslurm_mix": [[1.0, 64, 8, 0.0]]}, False),
+        ({"pdslurm_trace": {"path": "a"}}, False),
+        ({"seed": 8}, False),
+        ({"random_input_len": 65}, False),
+        ({"num_prompts": 4}, False),
+        ({"tokenizer": "other"}, False),
+    ],
+)
+def test_what_prompts_depend_on(client: bench_client.Client, change: dict[str, Any], same: bool) -> None:
+    base = client.parse(ARGS)
+    changed = argparse.Namespace(**{**vars(base), **change})
+    assert (bench_client.sample_key(base) == bench_client.sample_key(changed)) is same
+
+
+def test_progress_is_told_five_times_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bench_client.Progress, "events", io.StringIO(), raising=False)
+    bar = bench_client.Progress(total=10)
+    for _ in range(10):
+        now[0] += 0.15
+        bar.update()
+    told = bench_client.Progress.events
+    assert isinstance(told, io.StringIO)
+    assert [json.loads(line)["done"] for line in told.getvalue().splitlines()] == [1, 3, 5, 7, 9, 10]
+
+
+def test_a_chunk_that_ends_after_data_loses_no_message(vllm: Path) -> None:
+    """What is mended in vLLM's client: it strips each network chunk, and with it the blank after `data:`."""
+    from vllm.benchmarks.lib import endpoint_request_func as module
+
+    def messages() -> list[str]:
+        handler = module.StreamedResponseHandler()
+        return [m for chunk in (b"data: ", b'{"a": 1}') for m in handler.add_chunk(chunk)]
+
+    assert messages() == ['data:{"a": 1}'], "as in vLLM: no longer begins with `data: `"
+    bench_client.mend_stream_parser()
+    assert messages() == ['data: {"a": 1}']
+
+
+def test_a_vllm_without_that_parser_is_left_alone(vllm: Path) -> None:
+    from vllm.benchmarks.lib import endpoint_request_func as module
+
+    assert isinstance(module, ModuleType)
+    del module.StreamedResponseHandler
+    bench_client.mend_stream_parser()
+
+
+def test_the_client_needs_nothing_but_its_neighbours() -> None:
+    """In the engine's environment there is nothing of pdslurm, and its folder must not stand in front of what vLLM imports."""
+    code = (
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='client');"
+        "print(*sorted(m for m in sys.modules if m.startswith('pdslurm'))); print(*sys.path, sep='\\n')"
+    )
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
+    modules, *path = said.splitlines()
+    assert modules.split() == ["pdslurm", "pdslurm.bench_load", "pdslurm.bench_output", "pdslurm.data_files"]
+    assert not {str(SCRIPT.parent), str(SCRIPT.parents[1])} & set(path)
+
+
+# --- the process and the driver's side of it
+
+
+@pytest.fixture
+def processes() -> Iterator[LocalProcesses]:
+    with LocalProcesses(stop_s=1.0) as made:
+        yield made
+
+
+@pytest.fixture
+def start(vllm: Path, processes: LocalProcesses, tmp_path: Path) -> Callable[[], BenchClient]:
+    def begin() -> BenchClient:
+        argv = (sys.executable, str(SCRIPT))
+        process = Process("client", "client", "client", None, 0, "127.0.0.1", (), None, argv, {"PYTHONPATH": str(vllm)})
+        return BenchClient(processes, process, tmp_path / "client.log")
+
+    return begin
+
+
+def measure(client: BenchClient, *more: str, timeout_s: float = 20.0, raw: Path | None = None) -> tuple[dict[str, Any], list[int]]:
+    """The result and the progress that was reported."""
+    done: list[int] = []
+    result = client.run(
+        [*ARGS, *more], raw, tick=client.processes.check, timeout_s=timeout_s, progress=lambda n, total: done.append(n)
+    )
+    return result, done
+
+
+def test_one_client_for_many_points(start: Callable[[], BenchClient], tmp_path: Path) -> None:
+    client = start()
+    client.prepare(ARGS)
+    client.prepare([*ARGS, "--num-prompts", "no number"])  # fails again, and is recorded, when it is run
+    client.settle(client.processes.check, 20.0)
+    result, done = measure(client, raw=tmp_path / "raw.json.gz")
+    assert (result["completed"], done[-1]) == (3, 3)
+    assert (tmp_path / "raw.json.gz").is_file()
+    for behaviour, text in (("raise", "ValueError: no such data set"), ("exit", "SystemExit: 3")):
+        with pytest.raises(PointFailed, match=f"the benchmark client failed: {text}; its log: {client.running.log}"):
+            measure(client, "--behave", behaviour)
+    with pytest.raises(PointFailed, match="SystemExit: 2"):
+        measure(client, "--num-prompts", "no number")
+    assert measure(client)[0]["completed"] == 3, "a bad point does not end the client"
+    log = client.running.log.read_text()
+    assert log.count("making samples 7 None") == 1, "prompts were made ahead, and what vLLM prints is in the log"
+    assert "ValueError: no such data set" in log
+    client.stop()
+    assert client.processes.running == []
+
+
+def test_a_hundred_points_can_be_asked_for_while_the_client_still_imports(start: Callable[[], BenchClient]) -> None:
+    """A pipe holds 64 KiB; the driver must not wait in it."""
+    client = start()
+    began = time.monotonic()
+    for _ in range(400):
+        client.prepare([*ARGS, "--label", "x" * 1000])
+    assert time.monotonic() - began < 0.2
+    client.settle(client.processes.check, 20.0)
+    assert client.owed == 0
+
+
+def test_a_client_that_dies_is_noticed_at_once(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.settle(client.processes.check, 20.0)
+    began = time.monotonic()
+    with pytest.raises(ProcessDied, match=r"client on 127\.0\.0\.1 died: exit code 7"):
+        measure(client, "--behave", "die")
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_client_that_hangs_meets_the_deadline_and_can_be_stopped(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.settle(client.processes.check, 20.0)
+    with pytest.raises(NotReady, match=f"the benchmark client gave no answer in time; its log: {client.running.log}"):
+        measure(client, "--behave", "hang", timeout_s=0.5)
+    began = time.monotonic()
+    client.stop()
+    assert time.monotonic() - began < 0.9

@@ -1,0 +1,80 @@
+"""GPUs' clocks by a stand-in for nvidia-smi: of drivers that count, of drivers that do not, and as a node's agent answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdslurm import clocks
+from pdslurm.config import Config
+from pdslurm.deployment import Process
+from pdslurm.nodes import NodeProcesses, Nodes
+from pdslurm.processes import LocalProcesses
+from pdslurm.wire import new_key
+
+# Four GPUs; $COUNTERS says whether the driver counts, $SMI how nvidia-smi ends
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in *counters*)
+    test "$COUNTERS" || { echo 'Field "x" is not a valid field to query.'; exit 2; }
+    more=", 7, 8, 9, [N/A]";;
+esac
+for gpu in 0 1 2 3; do echo "$gpu, 1980, 1980, 6$gpu, Enabled, 0x0000000000000001$more"; done
+exit ${SMI:-0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
+def test_a_driver_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERS", "1")
+    found = clocks.read(["1", "3"])
+    assert [(state["gpu"], state["temperature_c"]) for state in found] == [(1, 61), (3, 63)]
+    assert found[0]["slowed_us"] == {"SW thermal": 7, "HW thermal": 8, "HW power brake": 9, "power cap": None}
+
+
+def test_a_driver_that_does_not() -> None:
+    found = clocks.read(["0"])
+    assert [state["gpu"] for state in found] == [0]
+    assert "slowed_us" not in found[0]
+
+
+def test_gpus_by_another_name_are_all_told() -> None:
+    assert [state["gpu"] for state in clocks.read(["GPU-6f2a"])] == [0, 1, 2, 3]
+
+
+def test_none_that_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SMI", "9")
+    assert clocks.read(["0"]) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert clocks.read(["0"]) == []
+
+
+def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    key = new_key()
+    (tmp_path / "key").write_text(key)
+    env = {**os.environ, "SLURMD_NODENAME": "n1", "CUDA_VISIBLE_DEVICES": "2,3"}
+    engine = Process("engine0", "engine", "both", 0, 0, "127.0.0.1", (1,), 8000, ())
+    with (
+        Nodes(
+            ["n1"], "127.0.0.1", key, make_config(), env=env, log=tmp_path / "log", temp=tmp_path / "temp",
+            launch=lambda at: [sys.executable, "-m", "pdslurm.agent", at, str(tmp_path / "key")],
+        ) as nodes,
+        LocalProcesses(stop_s=1.0) as local,
+    ):  # fmt: skip
+        nodes.wait(lambda: None)
+        processes = NodeProcesses(nodes, local, lambda: False)
+        told = processes.clocks([engine])
+    for node in nodes.joined.values():
+        node.wire.close()
+    assert [(name, [state["gpu"] for state in states]) for name, states in told.items()] == [("n1", [3])]

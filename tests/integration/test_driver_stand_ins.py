@@ -1,0 +1,338 @@
+"""The driver's decisions with stand-ins for every program, a second each: what ends a run, what fails a point and goes on."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pdslurm import config as c
+from pdslurm.driver import Driver, Outcome
+from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, ProcessDied, ResultsError
+from pdslurm.health import HealthWatch
+from pdslurm.plan import build_plan
+from pdslurm.ports import HeldPorts
+from pdslurm.preflight import bind_free
+from pdslurm.processes import LocalProcesses
+from pdslurm.progress import Display, State
+from pdslurm.results import RunFolder
+from pdslurm.signals import SignalNote
+from tests.stand_ins import SERVER, write_vllm
+
+MakeConfig = Callable[..., c.Config]
+Make = Callable[..., Driver]
+
+
+@pytest.fixture
+def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """driver({"limits.point_s": 1}, engine="falls-ill", client="hang:128"): Route 2 over points of 64, 128 and 256 tokens."""
+    monkeypatch.setattr("pdslurm.driver.HealthWatch", functools.partial(HealthWatch, interval_s=0.05))
+    server = tmp_path / "server.py"
+    server.write_text(SERVER)
+    made: list[Driver] = []
+    started: list[LocalProcesses] = []
+    ports = HeldPorts()
+
+    def make(changes: dict[str, Any] | None = None, **behave: str) -> Driver:
+        sweeps = {"all": c.Sweep([64, 128, 256], [32])}
+        config = make_config({
+            "cluster.one_host": True, "cluster.gpus_per_node": 1, "cluster.device": c.Device.cpu, "topology.nodes": 2,
+            "topology.tensor_parallel": 1, "topology.route": 2, "workload.sweeps": sweeps, "workload.warmup_prompts": 0,
+            "workload.num_prompts": 4, "limits.start_s": 20.0, "limits.point_s": 10.0, "limits.stop_s": 1.0, **(changes or {}),
+        })  # fmt: skip
+        config.runtime.vllm = config.runtime.router = [sys.executable, "-S", str(server)]
+        config.runtime.python = [sys.executable]
+        config.runtime.env = {"PYTHONPATH": str(write_vllm(tmp_path / "stand-in"))}
+        if "STAND_INS" in os.environ:
+            config.runtime.env["STAND_INS"] = os.environ["STAND_INS"]
+        for field, where in (("engine", config.topology), ("router", config.topology.router), ("client", config.workload)):
+            if field in behave:
+                where.extra_args = ["--behave", behave[field]]
+        plan = build_plan(config)
+        display = Display(State("test", len(plan.points)), Console(file=(tmp_path / "said").open("a"), width=200))
+        signals = SignalNote()
+        started.append(LocalProcesses(stop_s=config.limits.stop_s, hurry=lambda: signals.hurry))
+        deployment = bind_free(plan, ports.missing)
+        made.append(Driver(deployment, RunFolder(tmp_path / "run"), {}, display, started[-1], signals))
+        made[-1].folder.path.mkdir(exist_ok=True)
+        return made[-1]
+
+    with ports:
+        yield make
+    for each in made:
+        each.display.console.file.close()
+    for processes in started:
+        assert processes.running == []
+        processes.temp.rmdir()
+
+
+def ending(made: Driver, error: type[PdslurmError]) -> str:
+    """The text of the error that ends the run."""
+    with pytest.raises(error) as caught:
+        made.run()
+    return str(caught.value)
+
+
+def states(made: Driver) -> dict[int, str]:
+    """Input length → done or failed."""
+    return {r.point["input_len"]: r.status for r in made.folder.records()}
+
+
+def events(made: Driver) -> list[str]:
+    return [json.loads(line)["event"] for line in (made.folder.path / "events.jsonl").read_text().splitlines()]
+
+
+def logs(made: Driver) -> list[str]:
+    return sorted(str(p.relative_to(made.folder.path / "logs")) for p in made.folder.path.glob("logs/**/*.log"))
+
+
+def test_a_run_and_its_rerun(driver: Make) -> None:
+    first = driver()
+    outcome = first.run()
+    assert (outcome.measured, outcome.skipped, outcome.failed, outcome.invalid) == (3, 0, 0, 0)
+    assert states(first) == {64: "done", 128: "done", 256: "done"}
+    assert logs(first) == ["client.log", "test/engine0.log", "test/engine1.log", "test/test-router.log"]
+    again = driver()
+    outcome = again.run()
+    assert (outcome.measured, outcome.skipped) == (0, 3)
+    assert logs(again) == logs(first), "nothing was started"
+
+
+@pytest.mark.parametrize(
+    ("lane", "kinds", "reason"),
+    [
+        pytest.param("rc_mlx5/mlx5_0:1", ["rdma"], None, id="as asked"),
+        pytest.param("tcp/eth0", ["tcp"], "engine1 fetched KV over tcp/eth0", id="TCP"),
+        pytest.param(None, None, "the log of engine1 does not tell what it fetched KV over", id="unknown"),
+    ],
+)
+def test_the_transport_is_recorded_and_must_be_the_one_that_is_asked(
+    driver: Make, lane: str | None, kinds: list[str] | None, reason: str | None
+) -> None:
+    table = (
+        "| a inter-node cfg#1 |",
+        "| remote memory read by ucp_get*(multi) into host memory from host |",
+        f"| 0..inf | zero-copy | {lane} |",
+    )
+    say = "\n".join(f"[1.0] [n2:56:0]   {row}" for row in table) if lane else "nothing"
+    made = driver({
+        "topology.route": 1, "topology.prefill": 1, "cluster.network.transport": c.Transport.rdma,
+        "topology.extra_args": ["--say", say],
+    })  # fmt: skip
+    made.run()
+    for record in made.folder.records():
+        assert record.telemetry["transport"]["kinds"] == kinds
+        assert list(record.telemetry["transport"]["engines"]) == ["engine1"], "the one that fetches"
+        said = [text for text in record.invalid_reasons if "transport" in text]
+        assert said == ([f"cluster.network.transport=rdma: {reason}"] if reason else [])
+    assert (f"test: its points will be INVALID: cluster.network.transport=rdma: {reason}" in events(made)) is bool(reason)
+
+
+def test_a_rerun_measures_invalid_points_again_and_keeps_both(
+    driver: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_INS", str(tmp_path))
+    (tmp_path / "client").write_text("lose:128")
+    assert vars(driver().run()) | {"wall_s": 0, "measuring_s": 0} == vars(Outcome(measured=3, invalid=1))
+    (tmp_path / "client").unlink()
+    outcome = driver().run()
+    assert (outcome.measured, outcome.skipped, outcome.invalid) == (1, 2, 0)
+    both = [r for r in driver().folder.records() if r.point["input_len"] == 128]
+    assert [r.invalid_reasons[:1] for r in both] == [("3 of 4 requests completed; the first error: boom",), ()]
+    raws = [json.loads(gzip.decompress((driver().folder.path / r.provenance["raw"]).read_bytes()))["completed"] for r in both]
+    assert raws == [3, 4]
+
+
+def test_a_setting_is_repeated_until_it_is_known(driver: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to first token of one length is drawn anew each time; the others are the same at once."""
+    monkeypatch.setenv("STAND_INS", str(tmp_path))
+    (tmp_path / "client").write_text("noisy:128")
+    until = c.Until(rel_ci=0.01, max_repeats=5, metrics=["mean_ttft_ms"])
+    made = driver({"workload.repeats": 3, "workload.until": until})
+    outcome = made.run()
+    assert Counter(r.point["input_len"] for r in made.folder.records()) == {64: 3, 128: 5, 256: 3}
+    assert outcome.measured == made.state.points_total == made.state.points_done == 11
+
+
+KV = 8 * 16 * 31_104  # bytes of a prompt of 128 tokens: 8 blocks of 16 tokens, 27 layers of 576 values of 2 bytes each
+PREFILL = {
+    "vllm:request_success_total": 4, "vllm:prefix_cache_queries_total": 512, "vllm:prefix_cache_hits_total": 0,
+    "vllm:nixl_bytes_transferred_sum": 0, "vllm:nixl_bytes_transferred_count": 0, "vllm:num_preemptions_total": 0,
+}  # fmt: skip
+DECODE = {
+    **PREFILL, "vllm:nixl_bytes_transferred_sum": 4 * KV, "vllm:nixl_bytes_transferred_count": 4, "vllm:prompt_tokens_total": 512,
+    "vllm:generation_tokens_total": 128, "vllm:request_decode_time_seconds_sum": 1.24,
+}  # fmt: skip
+BOTH = {**PREFILL, "vllm:request_success_total": 2}
+NVIDIA_SMI = """#!/bin/sh
+slowed=$(cat $STAND_INS/points 2>/dev/null | wc -c)
+for gpu in 0 1; do echo "$gpu, 1980, 1980, 60, Enabled, 0x0000000000000001, 0, ${slowed}00000, 0, 0"; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "planted"),
+    [
+        pytest.param(None, {}, id="nothing"),
+        pytest.param("completed", {"client": "lose"}, id="a lost request"),
+        pytest.param("output_tokens", {"client": "short"}, id="short answers"),
+        pytest.param("nixl", {"decode": {"vllm:nixl_bytes_transferred_count": 3}}, id="a missing transfer"),
+        pytest.param("nixl", {"decode": {"vllm:nixl_num_failed_transfers_total": 1}}, id="a failed transfer"),
+        pytest.param("nixl", {"prefill": {"vllm:nixl_num_kv_expired_reqs_total": 1}}, id="an expired request"),
+        pytest.param("kv_bytes", {"decode": {"vllm:nixl_bytes_transferred_sum": 3 * KV}}, id="wrong bytes"),
+        pytest.param("prefix_cache", {"prefill": {"vllm:prefix_cache_hits_total": 64}}, id="prefix-cache hits"),
+        pytest.param("workers", {"workers": [{**BOTH, "vllm:request_success_total": n} for n in (20, 80)]}, id="a lopsided router"),
+        pytest.param("preemptions", {"decode": {"vllm:num_preemptions_total": 1}}, id="a preemption storm"),
+        pytest.param("client", {"client": "busy"}, id="a busy client"),
+        pytest.param("client", {"client": "late", "rate": 4.0}, id="late sends"),
+        pytest.param("delivery", {"client": "hold-up"}, id="tokens held up"),
+        pytest.param("steady_state", {"client": "pile-up", "rate": 10.0, "prompts": 100}, id="a growing queue"),
+        pytest.param("clocks", {"gpus": True}, id="throttled clocks"),
+    ],
+)
+def test_a_planted_fault_is_caught(
+    driver: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str | None, planted: dict[str, Any]
+) -> None:
+    """One point of four prompts in a 1P1D arm (Route 2 for the router's fault), where everything is good but what is planted."""
+    monkeypatch.setenv("STAND_INS", str(tmp_path))
+    if "gpus" in planted:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "nvidia-smi").write_text(NVIDIA_SMI)
+        (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    few = planted.get("prompts", 4) / 4
+    counted = {
+        role: ["--counts", json.dumps({name: few * n for name, n in {**counts, **planted.get(role, {})}.items()})]
+        for role, counts in (("prefill", PREFILL), ("decode", DECODE))
+    }
+    roles = {f"topology.as_{role}": c.Role(extra_args=counts) for role, counts in counted.items()}
+    pd = {"topology.route": 1, "topology.prefill": 1, **roles}
+    sweep = c.Sweep([128], [32], [planted.get("rate")])
+    made = driver({
+        "workload.sweeps": {"one": sweep}, "workload.num_prompts": planted.get("prompts", 4),
+        "cluster.device": c.Device.cuda if "gpus" in planted else c.Device.cpu,
+        **({"topology.extra_args": ["--counts", json.dumps(planted["workers"])]} if "workers" in planted else pd),
+    }, **({"client": planted["client"]} if "client" in planted else {}))  # fmt: skip
+    made.run()
+    (record,) = made.folder.records()
+    failed = {each.name: each.said for each in record.checks if each.ok is False}
+    print(f"{check or 'nothing'}: {failed}")
+    assert list(failed) == ([check] if check else [])
+    assert record.valid is (not failed)
+    assert record.invalid_reasons == tuple(failed.values())
+
+
+@pytest.mark.parametrize("every_s", [None, 0.1])
+def test_a_timeline_where_it_is_asked_for(
+    driver: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float | None
+) -> None:
+    monkeypatch.setenv("STAND_INS", str(tmp_path))
+    counts = ["--counts", json.dumps({"vllm:prompt_tokens_total": 512, "vllm:num_requests_running_total": 9})]
+    made = driver({"telemetry_every_s": every_s, "workload.sweeps": {"one": c.Sweep([128], [32])}, "topology.extra_args": counts})
+    made.run()
+    (record,) = made.folder.records()
+    path = made.folder.timeline_path(record.arm, record.point["id"], record.key)
+    assert path.exists() is bool(every_s)
+    if every_s:
+        with gzip.open(path, "rt", newline="") as file:
+            looks = list(csv.DictReader(file))
+        assert {look["engine"] for look in looks} == {"engine0", "engine1"}
+        assert {look["role"] for look in looks} == {"both"}
+        assert looks[0]["prompt_tokens"] == "0"
+        assert float(looks[0]["t_s"]) < 0, "the first look is before the first request"
+
+
+def test_a_point_that_never_ends_gets_a_new_client_and_the_others_go_on(driver: Make) -> None:
+    made = driver({"limits.point_s": 1.5}, client="hang:128")
+    outcome = made.run()
+    assert (outcome.measured, outcome.failed) == (2, 1)
+    assert states(made) == {64: "done", 128: "failed", 256: "done"}
+    assert logs(made)[:2] == ["client.2.log", "client.log"]
+    (failed,) = [r for r in made.folder.records() if r.status == "failed"]
+    assert "the benchmark client gave no answer in time" in (failed.error or "")
+
+
+def test_a_point_that_fails_does_not_stop_the_others(driver: Make) -> None:
+    made = driver(client="raise:64,refused:128")
+    outcome = made.run()
+    assert (outcome.measured, outcome.failed) == (1, 2)
+    errors = {r.point["input_len"]: r.error for r in made.folder.records() if r.status == "failed"}
+    assert "the benchmark client failed: ValueError: no such data set" in (errors[64] or "")
+    assert errors[128] == "boom", "the first request's error, where none completed"
+    assert not any(r.valid or any(r.metrics.values()) for r in made.folder.records() if r.status == "failed")
+    assert states(made)[256] == "done"
+
+
+@pytest.mark.parametrize(
+    ("behave", "error", "text"),
+    [
+        pytest.param({"engine": "die"}, ProcessDied, ".log\n  | ValueError: --max-num-seqs", id="an engine that cannot start"),
+        pytest.param({"engine": "never-ready"}, NotReady, "engines not ready within limits.start_s=1 s:\n  engine0: LOGS/test/eng",
+                     id="engines never ready"),
+        pytest.param({"engine": "falls-ill", "client": "hang"}, ProcessDied, " (both) on 127.0.0.1 died: /health answers 503",
+                     id="an engine that falls ill"),
+        pytest.param({"router": "falls-ill", "client": "hang"}, ProcessDied, "router on 127.0.0.1 died: /health answers 503",
+                     id="a router that falls ill"),
+        pytest.param({"router": "useless"}, NotReady, " answers 500 to a request of 200 tokens", id="a router that serves nothing"),
+        pytest.param({"router": "useless-soon", "client": "hang"}, NotReady, " answers 500 to a request of 200 tokens",
+                     id="a point after which nothing works"),
+        pytest.param({"client": "die:128"}, ProcessDied, "client on 127.0.0.1 died: exit code 7", id="a client that dies"),
+    ],
+)  # fmt: skip
+def test_what_ends_a_run(driver: Make, behave: dict[str, str], error: type[PdslurmError], text: str) -> None:
+    start_s = 1.0 if "never-ready" in behave.values() else 20.0
+    made = driver({"limits.start_s": start_s, "limits.point_s": 1.5}, **behave)
+    assert text.replace("LOGS", f"{made.folder.path}/logs") in ending(made, error)
+    assert events(made)[-1] == "stopping"
+
+
+def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: Make) -> None:
+    made = driver(client="hang:256")
+    made.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s
+    made.config.limits.gpu_hours = 4.0  # two GPUs
+    assert ending(made, LimitReached) == "limits.gpu_hours=4 is used up; run the same command again to go on"
+    kept = states(made)
+    assert set(kept.values()) <= {"done"}, "the point that was running leaves no record"
+    again = driver({"limits.wall_hours": 1.0}, client="hang:256")
+    arm, points = made.agenda.arms()[0], made.deployment.plan.points
+    assert [again.agenda.keys(arm, point) for point in points] == [made.agenda.keys(arm, point) for point in points]
+
+
+@pytest.mark.parametrize(("times", "stop_s", "low", "high"), [(1, 0.5, 0.5, 2.0), (2, 5.0, 0.0, 2.0)])
+def test_a_signal_ends_a_run_and_a_second_one_at_once(driver: Make, times: int, stop_s: float, low: float, high: float) -> None:
+    made = driver({"limits.stop_s": stop_s}, engine="stubborn", client="hang:128")
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        while not made.state.point.startswith("i128"):
+            time.sleep(0.01)
+        for _ in range(times):
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    threading.Thread(target=interrupt).start()
+    assert ending(made, Interrupted) == "stopped by SIGINT; run the same command again to go on"
+    took = time.monotonic() - sent[0]
+    assert low <= took < high
+    assert 128 not in states(made)
+    assert "the same signal once more kills everything at once" in Path(made.display.console.file.name).read_text()
+
+
+def test_a_disk_that_is_full_ends_a_run(driver: Make) -> None:
+    made = driver()
+    (made.folder.path / "points").write_text("in the way")
+    assert "Not a directory; free space or fix permissions, then run again" in ending(made, ResultsError)

@@ -1,0 +1,89 @@
+"""The preflight of this machine with a stand-in for the engine, and with something that an earlier run really left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdslurm import config as c
+from pdslurm import guard
+from pdslurm.engine_env import EngineEnv
+from pdslurm.leftovers import leftovers, processes_here
+from pdslurm.nodecheck import Report, check_node
+from tests.stand_ins import write_vllm
+
+MakeConfig = Callable[..., c.Config]
+
+
+@pytest.fixture
+def look(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Report]:
+    """look(["UCX"]): the report on this machine for a P/D plan with these back ends."""
+
+    def run(backends: list[str]) -> Report:
+        config = make_config({
+            "cluster.one_host": True, "cluster.device": c.Device.cpu, "topology.nodes": 1, "topology.prefill": 1,
+            "topology.kv.extra_config": {"backends": backends},
+        })  # fmt: skip
+        config.runtime.vllm = config.runtime.python = [sys.executable]
+        config.runtime.router = ["true"]
+        config.runtime.env = {"PYTHONPATH": str(write_vllm(tmp_path / "stand-in"))}
+        return check_node(config, 1, EngineEnv(config.runtime), run_dir=tmp_path)
+
+    return run
+
+
+def test_nothing_to_find(look: Callable[..., Report]) -> None:
+    began = time.monotonic()
+    report = look(["UCX"])
+    assert report.findings == ()
+    assert report.versions["vllm"] == "0.0.0"
+    assert report.facts["nixl"] == {"UCX": {"error": None, "said": []}}
+    assert time.monotonic() - began < 5.0
+
+
+def test_nixl_may_take_its_process_with_it(look: Callable[..., Report]) -> None:
+    (finding,) = look(["UCX", "CRASH"]).findings
+    assert finding.startswith(
+        f"runtime.python={sys.executable}: NIXL cannot be used there (NIXL took the process with it, exit code 134"
+    )
+
+
+def test_a_back_end_that_is_not_there(look: Callable[..., Report]) -> None:
+    assert look(["NOSUCH"]).findings == (
+        "cluster.kv_backends=NOSUCH: NIXL cannot start it: KeyError: 'NOSUCH'; this NIXL has CRASH, UCX",
+    )
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[int]:
+    """The pid of a process with a session of its own whose guard was killed."""
+    code = """if 1:
+        import os, sys, time
+        if os.fork(): time.sleep(60)
+        os.setsid()
+        open(sys.argv[1], 'w').write(str(os.getpid()))
+        time.sleep(60)"""
+    command = [sys.executable, "-S", guard.__file__, "1", sys.executable, "-S", "-c", code, str(tmp_path / "pid")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={"TMPDIR": str(tmp_path)}) as popen:
+        deadline = time.monotonic() + 20
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        pid = int((tmp_path / "pid").read_text())
+        assert not any(text.startswith(f"process {pid} ") for text in leftovers(processes_here())), "its guard lives"
+        popen.send_signal(signal.SIGKILL)
+    yield pid
+    if psutil.pid_exists(pid):
+        psutil.Process(pid).kill()
+
+
+def test_what_an_earlier_run_left_is_found(look: Callable[..., Report], orphan: int) -> None:
+    found = [text for text in look(["UCX"]).findings if text.startswith(f"process {orphan} ")]
+    assert len(found) == 1
+    assert found[0].endswith(f"is left of an earlier run of yours; end it with `kill -KILL {orphan}`")
