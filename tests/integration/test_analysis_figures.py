@@ -206,7 +206,7 @@ def test_the_command_writes_pdf_with_truetype_and_png(tmp_path: Path, capsys: py
     run = write(tmp_path / "run", [record(arm, at) for arm in ("pd", "route") for at in LENGTHS])
     assert main(["figures", str(run), "--out", str(tmp_path / "out" / "deep"), "--jobs", "1"]) == 0
     paths = [Path(path) for path in capsys.readouterr().out.split()]
-    names = [*(q.file for q in QUANTITIES), "pareto"]
+    names = [*(q.file for q in QUANTITIES), "pareto", "crossover"]
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
     for path in paths:
         data = path.read_bytes()
