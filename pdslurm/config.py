@@ -313,6 +313,7 @@ class Workload:
     stream: bool = True  # false: whole answers, of which only the end-to-end latency is known
     prefix_caching: bool = False  # of every engine in every arm
     prefix_hit_rate: float | None = None  # with prefix_caching: the share of prompt tokens that you expect to hit
+    one_seed: bool = False  # every point and repeat is sent with `seed` itself, as benchmark scripts do; to show what that measures
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     repeats: int = 3
     until: Until = field(default_factory=Until)

@@ -22,8 +22,8 @@ Class = tuple[float, int, int, float]  # share, input and output in tokens, spre
 
 @dataclass(frozen=True)
 class Point:
-    """One workload setting with its repeat. `seed` is its own: no two points or repeats send the same prompts, and every
-    arm sends the same ones at the same times at the same point and repeat, so that arms are compared in pairs."""
+    """One workload setting with its repeat. `seed` is its own (but for workload.one_seed): no two points or repeats send the same
+    prompts, and every arm sends the same ones at the same times at the same point and repeat, so that arms are compared in pairs."""
 
     input_len: int  # tokens; 0: as the data set has it
     output_len: int  # tokens; 0: as the data set has it
@@ -70,9 +70,13 @@ def points(workload: Workload, seed: int) -> tuple[Point, ...]:
             known = once.setdefault((setting, mix), point)
             sweeps = known.sweeps if name in known.sweeps else (*known.sweeps, name)
             once[setting, mix] = replace(known, sweeps=sweeps)
-    ordered = [replace(p, seed=point_seed(seed, p, 0)) for p in saturating(workload)]
+
+    def seed_of(point: Point, repeat: int) -> int:
+        return seed if workload.one_seed else point_seed(seed, point, repeat)
+
+    ordered = [replace(p, seed=seed_of(p, 0)) for p in saturating(workload)]
     for repeat in range(workload.most_repeats):
-        round_ = [replace(p, repeat=repeat, seed=point_seed(seed, p, repeat)) for p in once.values()]
+        round_ = [replace(p, repeat=repeat, seed=seed_of(p, repeat)) for p in once.values()]
         random.Random(f"{seed}/{repeat}").shuffle(round_)
         ordered += round_
     return tuple(ordered)

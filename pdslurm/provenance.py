@@ -50,12 +50,13 @@ def _lines(path: str) -> list[str]:
 
 
 def code_facts() -> dict[str, Any]:
-    """pdslurm's own version and, in a checkout, its commit and whether files differ from it."""
+    """pdslurm's own version and, in a checkout, its commit and whether files differ from it. A copy without its repository says what
+    PDSLURM_COMMIT says."""
     here = Path(__file__).parent
     status = _output("git", "status", "--porcelain", "--untracked-files=no", cwd=here)
     return {
         "pdslurm": __version__,
-        "commit": _output("git", "rev-parse", "HEAD", cwd=here),
+        "commit": _output("git", "rev-parse", "HEAD", cwd=here) or os.environ.get("PDSLURM_COMMIT"),
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "command": sys.argv,

@@ -264,3 +264,8 @@ def test_each_point_has_its_own_expected_hit_rate() -> None:
 )
 def test_lengths_for_an_estimate(point: Point, expected: tuple[float, float]) -> None:
     assert typical_lengths(point) == expected
+
+
+def test_one_seed_for_all_is_the_runs_own() -> None:
+    assert {point.seed for point in points(replace(PANELS, one_seed=True), 7)} == {7}
+    assert len({point.seed for point in points(PANELS, 7)}) == 8 * PANELS.repeats
