@@ -155,6 +155,7 @@ class Client:
         gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
         gc.collect()
         result.pop("generated_texts", None)
+        result = bench_output.with_latencies(result)
         own = own_part(result)  # of all that was sent, also after a fixed time
         result = sending.outcome(result, self.taken)
         result["first_error"] = next((e for e in result.get("errors") or [] if e), None)

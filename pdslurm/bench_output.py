@@ -31,6 +31,15 @@ def itl_histogram(result: Mapping[str, Any]) -> dict[str, int]:
     return {str(lowest + n): int(count) for n, count in enumerate(numpy.bincount(bins - lowest)) if count}
 
 
+def with_latencies(result: dict[str, Any]) -> dict[str, Any]:
+    """The client's result with `latencies`, end to end in seconds. Clients before vLLM 0.32 (seen with 0.24) leave them out; a
+    streamed answer's is then its time to first token and all its inter-token latencies, which is what they add up to there."""
+    if "latencies" in result or "ttfts" not in result:
+        return result
+    pairs = zip(result["ttfts"], result["itls"], strict=True)
+    return {**result, "latencies": [ttft + sum(itls) for ttft, itls in pairs]}
+
+
 def request_rows(result: Mapping[str, Any]) -> Iterator[tuple[float | int | str, ...]]:
     """A row of REQUEST_COLUMNS for each request, in the order of their start; empty is unknown."""
     columns = ("start_times", "input_lens", "output_lens", "ttfts", "itls", "latencies")
