@@ -198,7 +198,7 @@ def test_slurmd_dies_and_the_run_goes_on(lab: Lab, start: Start, told: Told, fau
 
 
 def test_slurmd_dies_and_slurm_gives_the_node_up(make_lab: Callable[..., Lab], start: Start, told: Told, fault: Fault) -> None:
-    lab = make_lab(nodes=2, slurmd_timeout_s=3, kill_wait_s=5)
+    lab = make_lab(nodes=2, slurmd_timeout_s=3, kill_wait_s=15)  # between TERM and KILL: a driver on two busy cores needs seconds
     run = in_the_last_point(start, told, lab=lab)
     began = time.time()
     lab.kill_slurmd("n2")

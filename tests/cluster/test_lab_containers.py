@@ -48,9 +48,10 @@ def test_containers(lab_with_containers: Lab) -> None:
     assert leftovers.since(lab, (), patience_s=5) == ()
     for engine in ("docker", "podman"):
         lab.run("n1", [engine, "run", "-d", "--net=host", f"--name={engine}s", "tiny", "sleep", "100"], 60)
-    assert lab.containers("n1") == (("docker", "dockers"), ("podman", "podmans"))
+    both = (("docker", "dockers"), ("podman", "podmans"))
+    lab.wait_for("both containers", lambda: lab.containers("n1") == both, timeout_s=10)
     assert lab.containers("n2") == ()
-    assert [line for _, line in lab.processes("n1")].count("sleep 100") == 2
+    lab.wait_for("both to sleep", lambda: [line for _, line in lab.processes("n1")].count("sleep 100") == 2, timeout_s=10)
     left = leftovers.since(lab, (), patience_s=0)
     assert {leftover.key for leftover in left if leftover.kind == "container"} == {"dockers", "podmans"}
 
@@ -58,7 +59,7 @@ def test_containers(lab_with_containers: Lab) -> None:
     lab.boot("n1")
     lab.wait_idle()
     assert lab.processes("n1") == ()
-    assert lab.containers("n1") == (("docker", "dockers"), ("podman", "podmans"))  # on disk, not running
+    assert lab.containers("n1") == both  # on disk, not running
     leftovers.restore(lab, left)
     assert leftovers.since(lab, (), patience_s=5) == ()
 

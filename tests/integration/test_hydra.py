@@ -20,21 +20,40 @@ def pdslurm(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=60, check=False)
 
 
+EMPTY = """
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(cfg):
+    pass
+
+main()
+"""
+EMPTY_S = 0.21  # what that program takes on the machine on which a plan has to take less than 0.6 s
+
+
 def test_a_plan_takes_under_600_ms_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Wall time, Python's start and all imports included; the best of up to ten, for other work shares this machine."""
-    best = 60.0
+    """Wall time, Python's start and all imports included; the best of up to ten, for other work shares this machine. On a slower
+    machine as many times more as an empty Hydra program takes there."""
+    (tmp_path / "empty.py").write_text(EMPTY)
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=."]
+    best, empty_s, bound_s = 60.0, 60.0, 0.6
     for _ in range(10):
         start = time.monotonic()
+        subprocess.run([sys.executable, "empty.py", *quiet], cwd=tmp_path, check=True, timeout=60)
+        between = time.monotonic()
         done = pdslurm(tmp_path, "experiment=pd_1p3d", "launcher=plan", "launcher.format=json")
-        best = min(best, time.monotonic() - start)
+        best, empty_s = min(best, time.monotonic() - between), min(empty_s, between - start)
+        bound_s = 0.6 * max(1.0, empty_s / EMPTY_S)
         assert (done.returncode, done.stderr) == (0, "")
-        if best < 0.6:
+        if best < bound_s:
             break
+    print(f"a plan takes {best:.2f} s, an empty Hydra program {empty_s:.2f} s")
     plan = json.loads(done.stdout)
     assert [p["role"] for p in plan["processes"]] == ["prefill", "decode", "decode", "decode", "router", "client"]
     assert len(plan["points"]) == 24
-    assert list(tmp_path.iterdir()) == []
-    assert best < 0.6
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.py"]
+    assert best < bound_s
 
 
 def test_cfg_job_prints_the_composed_configuration(tmp_path: Path) -> None:
