@@ -14,6 +14,7 @@ from analysis import requests, slo
 # What tells one ladder of rates from another, beside the arm; seeds differ from rate to rate.
 LADDER = ("input_len", "output_len", "max_concurrency", "load", "repeat")
 CARRIED = ("gpus", "disaggregated", "folder")
+TELLS_LOSS = ("overloaded", "unsteady")  # columns: invalid numbers that still say that a rate is not held
 
 
 SHARE = 0.9  # of a point's requests that have to be good, where the run's configuration does not say
@@ -35,10 +36,13 @@ def held(judged: pd.DataFrame, reduced: pd.DataFrame, share: float) -> pd.DataFr
     """A row for each series and ladder: LADDER, CARRIED, `held_per_s` (requests/s; 0 where the lowest rate was lost), `lost_per_s`
     (the lowest rate that was not held; inf where all were), `held_per_s_gpu`. Of used records at a rate whose good requests are
     known, and of those that are invalid because more arrived than was served, which lost. `reduced` has `requests` and `good` by
-    the records' index. A ladder of one rate says nothing and is left out."""
-    known = judged[["series", *LADDER, *CARRIED, "request_rate", "use", "overloaded"]].join(reduced[["requests", "good"]])
+    the records' index. One that was over before it was steady lost, too, where too few of its requests were good. A ladder of one
+    rate says nothing and is left out."""
+    known = judged[["series", *LADDER, *CARRIED, "request_rate", "use", *TELLS_LOSS]].join(reduced[["requests", "good"]])
+    missed = known["unsteady"] & (known["good"] < share * known["requests"])
     known.loc[known["overloaded"], ["requests", "good"]] = 1, 0
-    known = known[((known["use"] == "used") | known["overloaded"]) & (known["request_rate"] < math.inf)].dropna(subset=["good"])
+    counts = (known["use"] == "used") | known["overloaded"] | missed
+    known = known[counts & (known["request_rate"] < math.inf)].dropna(subset=["good"])
     rows = [_row(key, ladder, share) for key, ladder in known.groupby(["series", *LADDER], sort=True) if len(ladder) > 1]
     columns = ["series", *LADDER, *CARRIED, "held_per_s", "lost_per_s", "held_per_s_gpu"]
     return pd.DataFrame(rows, columns=columns)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pdslurm.errors import ResultsError
-from pdslurm.results import METRICS, Measurement, RunFolder, is_overloaded, load_record
+from pdslurm.results import METRICS, Measurement, RunFolder, is_overloaded, is_unsteady, load_record
 
 SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
 # What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it.
@@ -26,7 +26,7 @@ EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
 COLUMNS = (
     *("run", "arm", "source", "disaggregated", "gpus", "instances"),
     *SETTING,
-    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "invalid_reasons", "completed", "failed"),
+    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "completed", "failed"),
     *METRICS,
     *TTFT_COLUMNS,
     *("transfer_ms", *EVIDENCE),
@@ -137,6 +137,7 @@ def _described(record: Measurement) -> Mapping[str, Any]:
     return {
         **{name: getattr(record, name) for name in names},
         "overloaded": is_overloaded(record),
+        "unsteady": is_unsteady(record),
         "disaggregated": record.arm_info.get("disaggregated"),
         "gpus": record.arm_info.get("gpus"),
         "instances": record.arm_info.get("instances"),

@@ -47,7 +47,7 @@ def run(cfg: DictConfig) -> int:
 
 def print_answer(config: Config) -> None:
     """What the measurements say, where there are any to compare; a plan must not wait for what that imports."""
-    if config.launcher.kind in (LauncherKind.local, LauncherKind.slurm, LauncherKind.allocation):
+    if config.launcher.kind not in (LauncherKind.plan, LauncherKind.script):
         print(importlib.import_module("pdslurm.answer").answer(config), end="")
 
 

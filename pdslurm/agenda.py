@@ -16,7 +16,7 @@ from pdslurm.goodput import good_share, read_requests
 from pdslurm.intervals import relative_half_width
 from pdslurm.keys import PointKeys
 from pdslurm.points import SATURATED, Ladder, Point, ladders, saturated
-from pdslurm.results import Measurement, RunFolder, is_overloaded
+from pdslurm.results import Measurement, RunFolder, is_overloaded, is_unsteady
 from pdslurm.search import held, next_rung
 from pdslurm.splits import balanced
 
@@ -195,17 +195,29 @@ class Agenda:
         if self.is_searching and is_overloaded(record):
             self.held[record.arm, record.point["id"]] = False
             return
+        if (
+            self.is_searching
+            and is_unsteady(record)
+            and SATURATED not in record.point["sweeps"]
+            and self._keeps_slo(record) is False
+        ):
+            self.held[record.arm, record.point["id"]] = False
+            return
         if record.status != "done" or not record.valid:
             return
         if SATURATED in record.point["sweeps"]:
             self.rate_per_s[record.arm, record.point["id"]] = record.metrics["request_throughput_per_s"] or 0.0
         elif self.is_searching:
-            share = good_share(read_requests(self.folder.beside_raw(record, "requests")), vars(self.slo))
-            self.held[record.arm, record.point["id"]] = share is not None and share >= self.slo.share
+            self.held[record.arm, record.point["id"]] = bool(self._keeps_slo(record))
         setting = without_repeat(record.point["id"])
         for metric in self.workload.until.metrics:
             if (value := record.metrics.get(metric)) is not None:
                 self.values[record.arm, setting][metric].append(value)
+
+    def _keeps_slo(self, record: Measurement) -> bool | None:
+        """Whether the SLO's share of a measurement's requests was good; None where it has none."""
+        share = good_share(read_requests(self.folder.beside_raw(record, "requests")), vars(self.slo))
+        return None if share is None else share >= self.slo.share
 
     # --- counts
 

@@ -160,7 +160,7 @@ class Client:
         result = sending.outcome(result, self.taken)
         result["first_error"] = next((e for e in result.get("errors") or [] if e), None)
         if raw:
-            bench_output.write_json(Path(raw), result)
+            bench_output.write_json(Path(raw), bench_output.to_microseconds(result))
         if requests:
             bench_output.write_requests(Path(requests), result)
         summary = {k: v for k, v in result.items() if k not in PER_REQUEST}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pdslurm import search_checks
+from pdslurm import attach_checks, search_checks
 from pdslurm.commands import OWN_BENCH_FLAGS, OWN_FLAGS, OWN_ROUTER_FLAGS
 from pdslurm.config import Cluster, Config, LauncherKind, Model, Topology, Workload
 from pdslurm.errors import ConfigError
@@ -69,6 +69,7 @@ def problems(config: Config) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             yield f"{field}={name}: names a folder; use up to 64 letters, digits, '.', '_' and '-'"
     yield from _explained(config)
+    placeable: dict[str, Topology] = {}
     for name, topology in arms_of(config).items():
         field = f"arms.{name}" if config.arms else "topology"
         yield from _extra_args(field, topology)
@@ -78,12 +79,16 @@ def problems(config: Config) -> Iterator[str]:
             continue
         structural = list(_topology(field, topology, config.cluster))
         yield from structural
+        if not structural:
+            placeable[name] = topology
         roles = role_shapes(topology, config.cluster.gpus_per_node)
         for role in roles:
             yield from _divides(field, role, topology, config.model, shape)
             if not structural:
                 yield from _fit(field, role, topology, config, shape)
         yield from _one_machine(field, topology, config)
+    if len(placeable) == len(arms_of(config)):
+        yield from attach_checks.problems(config, placeable)
     for limit in ("start_s", "point_s", "stop_s", "wall_hours", "gpu_hours"):
         value = getattr(config.limits, limit)
         if value is not None and value <= 0:

@@ -24,6 +24,7 @@ class LauncherKind(Enum):
     slurm = "slurm"
     allocation = "allocation"
     script = "script"
+    attach = "attach"
 
 
 class PlanFormat(Enum):
@@ -359,6 +360,17 @@ class Launcher:
 
 
 @dataclass
+class Endpoint:
+    """Where an arm runs already, for launcher=attach; addresses are http://HOST:PORT."""
+
+    url: str = MISSING  # what the client talks to: the router, or the one engine
+    both: list[str] = field(default_factory=list)  # its engines by role, as many as the topology has: for their counters and health
+    prefill: list[str] = field(default_factory=list)
+    decode: list[str] = field(default_factory=list)
+    router_metrics: str | None = None  # vllm-router's http://HOST:PORT/metrics; null: nobody counts what each worker got
+
+
+@dataclass
 class Limits:
     """Deadlines in seconds for what is waited for, and how much the whole run may use; null: no limit."""
 
@@ -396,6 +408,7 @@ class Config:
     topology: Topology = field(default_factory=Topology)
     arms: dict[str, Topology] = field(default_factory=dict)
     splits: bool = False  # the arms are all ways to divide the instances of `topology` between prefill and decode, and Route of all
+    attach: dict[str, Endpoint] = field(default_factory=dict)  # launcher=attach: arm → where it runs
     explained: dict[str, str] = field(default_factory=dict)  # differences between arms that are meant: fairness's name → the reason
     workload: Workload = field(default_factory=Workload)
     slo: Slo = field(default_factory=Slo)

@@ -105,11 +105,14 @@ def bind(plan: Plan, hosts: Sequence[Host] = (), taken: AbstractSet[tuple[str, i
     """Hosts by node, in order; `taken` are (address, port) pairs in use. Raises ConfigError when a range is too small."""
     hosts = hosts or node_names(plan)
     taken = taken | {(hosts[0].address, port) for address, port in taken if address == LOOPBACK}  # the routers' node
-    client = Process(
-        "client", "client", "client", None, 0, hosts[0].address, (), None,
-        (*plan.config.runtime.python, str(CLIENT_SCRIPT)), {**plan.config.cluster.env, **plan.config.runtime.env},
-    )  # fmt: skip
-    return Deployment(plan, tuple(_bind_set(plan.config, s, hosts, taken) for s in plan.sets), client)
+    sets = tuple(_bind_set(plan.config, s, hosts, taken) for s in plan.sets)
+    return Deployment(plan, sets, client_of(plan.config, hosts[0].address))
+
+
+def client_of(config: Config, address: str) -> Process:
+    """The benchmark client, on the routers' node."""
+    argv, env = (*config.runtime.python, str(CLIENT_SCRIPT)), {**config.cluster.env, **config.runtime.env}
+    return Process("client", "client", "client", None, 0, address, (), None, argv, env)
 
 
 def _bind_set(config: Config, instances: InstanceSet, hosts: Sequence[Host], taken: AbstractSet[tuple[str, int]]) -> BoundSet:

@@ -148,7 +148,7 @@ class Driver:
         assert self.client
         arm = turn.arm
         self.state.enter("starting the router of", arm.arm.name)
-        urls = {r.name: str(r.url) for r in arm.routers}
+        urls = {r.name: r.url for r in arm.routers if r.url}
         engines = [e for e in bound.engines if e.name in arm.engine_roles]
         with self._watching(urls) as watch:
             for router in arm.routers:

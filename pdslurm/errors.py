@@ -54,7 +54,8 @@ class ProcessDied(PdslurmError):
     def __init__(self, name: str, *, node: str, cause: str, log: Path | None, log_tail: str = "") -> None:
         self.name, self.node, self.cause, self.log, self.log_tail = name, node, cause, log, log_tail
         tail = "".join(f"\n  | {line}" for line in log_tail.splitlines())
-        super().__init__(f"{name} on {node} died: {cause}\n  log: {log}{tail}")
+        where = f"\n  log: {log}" if log else ""
+        super().__init__(f"{name} on {node} died: {cause}{where}{tail}")
 
 
 class NotReady(PdslurmError):

@@ -57,6 +57,7 @@ FORCED_ENV = frozenset(
 )
 CPU_MEMORY = "VLLM_CPU_KVCACHE_SPACE"  # GiB of KV cache: the CPU's memory share
 DEFAULT = "the engine's default"
+KNOWN_ATTACHED = ("gpus", "load", "instances", "tensor_parallel")  # what is known of engines that somebody else started
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _facts(deployment: Deployment, bound: BoundSet, arm: BoundArm) -> ArmFacts:
 def _values(deployment: Deployment, arms: Mapping[str, ArmFacts]) -> Iterator[tuple[str, dict[str, str]]]:
     shape = model_shape(deployment.plan.config.model)
     named: dict[str, Callable[[ArmFacts], str]] = {
-        "gpus": lambda a: str(sum(len(engine.gpus) for _, engine in a.engines)),
+        "gpus": lambda a: str(sum(instance.gpu_count for _, instance in a.instances)),
         "model": lambda a: a.of_engines(_model),
         "dtype": lambda a: a.of_engines(lambda e: _options(e).get("--dtype", DEFAULT)),
         "context": lambda a: a.of_engines(lambda e: _options(e).get("--max-model-len", "the model's own")),
@@ -181,8 +182,12 @@ def _values(deployment: Deployment, arms: Mapping[str, ArmFacts]) -> Iterator[tu
         "instances": lambda a: _counted(a.bound.arm.roles),
         "kv_connector": lambda a: a.of_engines(_connector),
     }
+    attached = any(not engine.argv for arm in arms.values() for _, engine in arm.engines)
     for field, value in named.items():
-        yield field, {name: value(arm) for name, arm in arms.items()}
+        if not attached or field in KNOWN_ATTACHED:
+            yield field, {name: value(arm) for name, arm in arms.items()}
+    if attached:
+        return
     yield "router_hops", {name: str(min(len(a.bound.routers), 2)) for name, a in arms.items() if a.bound.routers}
     yield from _rest("engine", arms, _engine_options, {name: [e for _, e in a.engines] for name, a in arms.items()})
     yield from _rest("env", arms, _variables, {name: [e for _, e in a.engines] for name, a in arms.items()})

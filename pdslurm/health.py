@@ -16,9 +16,10 @@ from typing import Any
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def get(url: str, *, timeout_s: float = 5.0) -> tuple[int, str]:
+def get(url: str, *, timeout_s: float = 5.0, api_key: str | None = None) -> tuple[int, str]:
     """Status and body; an HTTP error is a status too. Raises OSError when nobody answers in time."""
-    return _ask(urllib.request.Request(url), timeout_s)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return _ask(urllib.request.Request(url, headers=headers), timeout_s)
 
 
 def post_json(url: str, value: Any, *, timeout_s: float, api_key: str | None = None) -> tuple[int, str]:

@@ -124,9 +124,9 @@ def drive(
     versions: Mapping[str, str | None],
     processes: Processes,
     signals: SignalNote,
-    key: str,
+    key: str | None,
 ) -> Outcome:
-    """Runs the driver under its display and keeps state.json true whatever happens. `key`: the API key of the engines."""
+    """Runs the driver under its display and keeps state.json true whatever happens. `key`: the API key of the engines, if any."""
     state, started = plan_state(deployment.plan), _now()
     total = state.points_total
     with Display(state, folder=folder.path) as display:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pdslurm.attached import deployment_of
 from pdslurm.commands import bench_args
 from pdslurm.config import Limits, Transport
-from pdslurm.deployment import BoundArm, Deployment, bind
+from pdslurm.deployment import BoundArm, Deployment
 from pdslurm.points import Point
 from pdslurm.results import content_key
 from pdslurm.transport import TELLING
@@ -29,9 +30,10 @@ class PointKeys:
         self.known: dict[tuple[str, str], str] = {}
         self.base_urls: dict[str, str] = {}
         self.material: dict[str, list[Any]] = {}
-        for bound in bind(self.plan).sets:
+        for bound in deployment_of(self.plan).sets:
             engines = [
-                (e.role, e.gpus, e.argv, sorted((k, v) for k, v in e.env.items() if k not in TELLING)) for e in bound.engines
+                (e.role, e.gpus, e.argv or e.url, sorted((k, v) for k, v in e.env.items() if k not in TELLING))
+                for e in bound.engines
             ]
             for arm in bound.arms:
                 setting = [

@@ -50,13 +50,14 @@ def _lines(path: str) -> list[str]:
 
 
 def code_facts() -> dict[str, Any]:
-    """pdslurm's own version and, in a checkout, its commit and whether files differ from it. A copy without its repository says what
-    PDSLURM_COMMIT says."""
+    """pdslurm's own version and, in a checkout, its commit and whether files differ from it. For a copy without its repository the
+    commit is what PDSLURM_COMMIT says."""
     here = Path(__file__).parent
-    status = _output("git", "status", "--porcelain", "--untracked-files=no", cwd=here)
+    commit = _output("git", "rev-parse", "HEAD", cwd=here)
+    status = _output("git", "status", "--porcelain", "--untracked-files=no", cwd=here) if commit else None
     return {
         "pdslurm": __version__,
-        "commit": _output("git", "rev-parse", "HEAD", cwd=here) or os.environ.get("PDSLURM_COMMIT"),
+        "commit": commit or os.environ.get("PDSLURM_COMMIT"),
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "command": sys.argv,
@@ -72,6 +73,8 @@ def cautions(config: Config) -> list[str]:
         found.append("engines on the CPU")
     if config.cluster.one_host:
         found.append("one host: no network between instances")
+    if config.attach:
+        found.append("endpoints that ran already: how they were started is not known")
     if config.workload.repeats < 3:
         found.append(f"{config.workload.repeats} repeat(s) a point")
     return found

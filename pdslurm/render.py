@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from pdslurm.attached import deployment_of
 from pdslurm.commands import bench_args, vllm_alone
 from pdslurm.config import Device
-from pdslurm.deployment import BoundArm, BoundSet, Deployment, Process, bind
+from pdslurm.deployment import BoundArm, BoundSet, Deployment, Process
 from pdslurm.fairness import as_json, compare, stale, values_text
 from pdslurm.fairness import lines as fairness_lines
 from pdslurm.plan import Plan
@@ -132,7 +133,7 @@ def _fairness_lines(deployment: Deployment) -> Iterator[str]:
 
 def opening(plan: Plan) -> str:
     """What a run says first: the summary, and what its arms differ in."""
-    deployment = bind(plan)
+    deployment = deployment_of(plan)
     compared = compare(deployment)
     return "\n".join([summary(plan), *fairness_lines(compared, stale(deployment, compared))])
 
@@ -169,6 +170,9 @@ def _engine_lines(bound: BoundSet, slot: str) -> Iterator[str]:
             continue
         gpus = f"{slot} {','.join(map(str, engine.gpus))}"
         at = f"port {engine.port}" if engine.port else "headless"
+        if not engine.argv:
+            yield f"  {engine.name:<14} {engine.role:<8} group {engine.group}  runs already at {engine.url}"
+            continue
         yield f"  {engine.name:<14} {engine.role:<8} group {engine.group}  node {engine.node}  {gpus:<19} {at}"
         if n == 0 or hidden <= 0:
             env = " ".join(f"{k}={shlex.quote(v)}" for k, v in engine.env.items())
@@ -179,5 +183,8 @@ def _arm_lines(bound: BoundArm) -> Iterator[str]:
     counts = [f"{list(bound.engine_roles.values()).count(role)} {role}" for role in dict.fromkeys(bound.engine_roles.values())]
     yield f"  arm {bound.arm.name}: {', '.join(counts)}; the client talks to {bound.base_url}"
     for router in bound.routers:
+        if not router.argv:
+            yield f"      {router.name}: runs already; its counters are at {router.metrics_url}"
+            continue
         text = shlex.join(router.argv)
         yield f"      {router.name}: {text if len(text) < 2000 else text[:2000] + ' …'}"

@@ -120,6 +120,13 @@ def is_overloaded(record: Measurement) -> bool:
     return record.status == "done" and bool(wrong) and all(check.evidence.get("holds_rate") is False for check in wrong)
 
 
+def is_unsteady(record: Measurement) -> bool:
+    """Whether the one thing wrong with a measurement is that it was over before a steady state was reached. Its queues began empty,
+    so its latencies are below those of a longer one: an SLO that was missed there is missed, and one that was kept says nothing."""
+    wrong = [check.name for check in record.checks if check.ok is False]
+    return record.status == "done" and wrong == ["steady_state"]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run:

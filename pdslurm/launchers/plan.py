@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pdslurm.attached import deployment_of
 from pdslurm.config import Config, PlanFormat
-from pdslurm.deployment import bind
 from pdslurm.plan import build_plan
 from pdslurm.render import dump_json, plan_text
 
 
 def launch(config: Config) -> None:
     """Prints the plan as text or JSON. Raises ConfigError."""
-    deployment = bind(build_plan(config))
+    deployment = deployment_of(build_plan(config))
     print(dump_json(deployment) if config.launcher.format is PlanFormat.json else plan_text(deployment))

@@ -179,7 +179,7 @@ def climb(agenda: Agenda, holds: dict[str, float], saturated: tuple[float, float
     return done
 
 
-def answered(agenda: Agenda, arm: BoundArm, point: Point, speed: float, ttft_ms: float) -> None:
+def answered(agenda: Agenda, arm: BoundArm, point: Point, speed: float, ttft_ms: float, checks: tuple[Check, ...] = ()) -> None:
     key = agenda.keys(arm, point)
     raw = agenda.folder.raw_name(arm.arm.name, point.id, key)
     requests = agenda.folder.requests_path(arm.arm.name, point.id, key)
@@ -187,8 +187,9 @@ def answered(agenda: Agenda, arm: BoundArm, point: Point, speed: float, ttft_ms:
     lines = [",".join(REQUEST_COLUMNS), *[f"{n},128,32,{ttft_ms},9,9,400,1" for n in range(10)]]
     requests.write_bytes(gzip.compress("\n".join(lines).encode()))
     record = Measurement(
-        key=key, run="r", arm=arm.arm.name, source="measured", status="done", valid=True, invalid_reasons=(),
-        point=point_json(point), arm_info={}, started_at="", wall_s=1.0, metrics={"request_throughput_per_s": speed},
+        key=key, run="r", arm=arm.arm.name, source="measured", status="done", valid=not checks, checks=checks,
+        invalid_reasons=tuple(check.said for check in checks), point=point_json(point), arm_info={}, started_at="", wall_s=1.0,
+        metrics={"request_throughput_per_s": speed},
         provenance={"raw": f"{raw}.json.gz"},
     )  # fmt: skip
     agenda.folder.save(record)
@@ -260,6 +261,18 @@ def test_a_rate_at_which_the_queue_grows_is_lost_though_its_measurement_is_inval
         checks = (grows,) if len(rates) == 1 else (grows, late)
         measured(made, point, valid=False, invalid_reasons=("x",), checks=checks)
     assert rates == [8.0, 4.0, 4.0], "one that is invalid for another reason too says nothing"
+    assert [p.request_rate for p in searching(agenda).open(arm, [0])] == [4.0]
+
+
+def test_a_rate_that_missed_the_slo_before_it_was_steady_is_lost(agenda: Callable[..., Agenda]) -> None:
+    made = searching(agenda)
+    arm = made.arms()[0]
+    short = (Check("steady_state", False, "sending was too short", {"holds_rate": None}),)
+    rates = []
+    for point in made.open(arm, [0]):
+        rates.append(point.request_rate)
+        answered(made, arm, point, 1.0, 500.0 if len(rates) == 1 else 50.0, short)
+    assert rates == [8.0, 4.0, 4.0], "missed: lost; kept: nobody knows, and it is tried once more"
     assert [p.request_rate for p in searching(agenda).open(arm, [0])] == [4.0]
 
 

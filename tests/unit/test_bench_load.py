@@ -231,7 +231,7 @@ def test_a_whole_answer(monkeypatch: pytest.MonkeyPatch, status: int, text: str,
     bars = SimpleNamespace(n=0, update=lambda n: None)
     output = asyncio.run(bench_load.whole_answer(given, Session(), bars))
     assert (output.success, output.output_tokens, output.prompt_len, output.error) == expected
-    assert output.ttft == 0.0 < output.latency
+    assert 0.0 < output.ttft == output.latency
     assert posted == [{
         "url": "http://a/v1/completions",
         "json": {"model": "tiny", "prompt": [1] * 8, "max_tokens": 3, "stream": False, "repetition_penalty": 1.0, "logprobs": None,

@@ -70,3 +70,18 @@ def test_tokens_of_one_chunk_stay_countable() -> None:
         str(math.floor(math.log10(bench_output.SHORTEST_MS) * results.BINS_PER_DECADE)): 2,
         "50": 1,
     }
+
+
+def test_latencies_where_the_client_gives_none() -> None:
+    old = {key: value for key, value in RESULT.items() if key != "latencies"}
+    old["ttfts"] = [0.1, 0.05, 0.0, 0.3]
+    assert bench_output.with_latencies(old)["latencies"] == pytest.approx([0.14, 0.05, 0.0, 0.3])
+    assert bench_output.with_latencies(RESULT) is RESULT
+    assert bench_output.with_latencies({"input_lens": [1]}) == {"input_lens": [1]}
+
+
+def test_times_are_kept_to_a_microsecond() -> None:
+    exact = {**RESULT, "itls": [[0.0123456789, 0.03], [], [], []], "mean_itl_ms": 12.3456789}
+    kept = bench_output.to_microseconds(exact)
+    assert kept == {**exact, "itls": [[0.012346, 0.03], [], [], []]}
+    assert exact["itls"][0][0] == 0.0123456789

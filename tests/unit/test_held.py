@@ -14,17 +14,20 @@ from analysis.verdict import HELD, decide, verdict
 Ladders = Mapping[str, Sequence[Mapping[float, float | None]]]  # arm → for each repeat: rate → share of good requests
 
 
-def frames(arms: Ladders, overloaded: frozenset[tuple[str, float]] = frozenset()) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Judged records and reduced requests, 100 of them a point; what is in `overloaded` is invalid for that."""
+Points = frozenset[tuple[str, float]]  # (arm, rate)
+
+
+def frames(arms: Ladders, overloaded: Points = frozenset(), unsteady: Points = frozenset()) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judged records and reduced requests, 100 of them a point; what is in `overloaded` or `unsteady` is invalid for that."""
     rows, counts = [], []
     for arm, repeats in arms.items():
         for repeat, ladder in enumerate(repeats):
             for rate, share in ladder.items():
-                over = (arm, rate) in overloaded
+                over, short = (arm, rate) in overloaded, (arm, rate) in unsteady
                 rows.append(
                     {"series": arm, "input_len": 1024, "output_len": 256, "max_concurrency": math.inf, "load": "random",
                      "repeat": repeat, "gpus": 4.0, "disaggregated": arm.startswith("pd"), "folder": "r", "request_rate": rate,
-                     "use": "invalid" if over else "used", "overloaded": over}
+                     "use": "invalid" if over or short else "used", "overloaded": over, "unsteady": short}
                 )  # fmt: skip
                 counts.append({"requests": 100, "good": math.nan if share is None else 100 * share})
     return pd.DataFrame(rows), pd.DataFrame(counts)
@@ -50,6 +53,13 @@ def test_held(ladder: Mapping[float, float | None], rate: float, lost: float) ->
 def test_a_point_that_is_invalid_because_it_was_too_much_is_lost() -> None:
     found = held(*frames({"a": [{1.0: 1.0, 2.0: 1.0}]}, frozenset({("a", 2.0)})), share=0.9)
     assert found["held_per_s"].tolist() == [1.0]
+
+
+def test_a_point_that_was_too_short_is_lost_where_it_missed_the_slo_and_says_nothing_where_it_kept_it() -> None:
+    ladder = {1.0: 1.0, 2.0: 0.95, 4.0: 0.1, 8.0: 1.0}
+    short = frozenset({("a", 2.0), ("a", 4.0)})
+    found = held(*frames({"a": [ladder]}, unsteady=short), share=0.9)
+    assert found[["held_per_s", "lost_per_s"]].to_numpy().tolist() == [[1.0, 4.0]]
 
 
 def test_one_rate_is_no_ladder() -> None:
