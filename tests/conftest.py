@@ -18,6 +18,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--accept", action="store_true", help="write the golden files in tests/golden anew instead of comparing")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of real processes hold them to seconds on cores that they share: one that fails is run once more, and pytest's summary
+    names it as RERUN. Twice is a failure. Unit tests are never run again."""
+    for item in items:
+        if "unit" not in item.path.parts:
+            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
+
+
 @pytest.fixture(scope="session")
 def hf_configs() -> Mapping[str, Mapping[str, Any]]:
     """The sizes that conf/model ships, by file name."""
