@@ -118,6 +118,23 @@ class Agenda:
                 if self.tried[arm.arm.name, point.id] == tries:  # whoever only asks whether there is one
                     break
 
+    def likely(self, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Point]:
+        """Rungs of a search that a loaded set may come to, likeliest first: around the highest that some arm held, else around the
+        middle, the first repeats before the later ones. Each once, and none where nothing is searched."""
+        around: dict[Ladder, int] = {}
+        for (which, _), ladder in self.ladders.items():
+            known = [held(outcomes) for arm in self.arms() if (outcomes := self._outcomes(arm, ladder))]
+            around[which] = max([around.get(which, -1), *known])
+        found = [
+            (abs(rung - (around[which] if around[which] >= 0 else len(ladder) // 2)), repeat, rung, point)
+            for (which, repeat), ladder in self.ladders.items()
+            if repeat in repeats
+            for rung, point in enumerate(ladder)
+        ]
+        for _, _, _, point in sorted(found, key=lambda each: each[:3]):
+            if any(self._is_open(arm, point) for arm in bound.arms):
+                yield point
+
     def _rung(self, arm: BoundArm, which: Ladder, repeat: int, ladder: Sequence[Point]) -> Point | None:
         """The rung to measure next; None where the answer is known, or does not matter."""
         if not self._is_near(arm, which) or (repeat and self._is_behind(arm, which)):

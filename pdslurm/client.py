@@ -63,15 +63,24 @@ class BenchClient:
         self._send(do="prepare", args=list(args))
         self.owed += 1
 
+    def is_idle(self) -> bool:
+        """Whether it has imported vLLM and made every prompt that it was asked for; asks nobody and waits for nothing."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._note(self.events.get_nowait())
+        return self.is_ready and not self.owed
+
     def settle(self, tick: Tick, timeout_s: float) -> None:
         """Waits until the client has imported vLLM and made the prompts that it was asked for."""
         deadline = time.monotonic() + timeout_s
         while self.owed or not self.is_ready:
-            event = self._next(tick, deadline)
-            if event["event"] == "ready":
-                self.is_ready = True
-            elif event["event"] in ("prepared", "error"):  # what cannot be prepared fails again, and is recorded, when run
-                self.owed -= 1
+            self._note(self._next(tick, deadline))
+
+    def _note(self, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            self.is_ready = True
+        elif event["event"] in ("prepared", "error"):  # what cannot be prepared fails again, and is recorded, when run
+            self.owed -= 1
 
     def run(
         self,

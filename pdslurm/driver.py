@@ -125,7 +125,7 @@ class Driver:
             for engine in bound.engines:
                 self.processes.start(engine, fresh_log(logs, engine.name))
             self._start_client(bound, repeats)
-            self._wait_ready(watch, list(endpoints), "engines")
+            self._wait_ready(watch, list(endpoints), "engines", meanwhile=self._prepare_likely(bound, repeats))
             self.state.loaded(time.monotonic() - began)
             self.say(f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s")
             for turn in self.agenda.turns(bound, repeats):
@@ -142,6 +142,17 @@ class Driver:
         surely = [repeat for repeat in repeats if repeat < self.config.workload.repeats]
         for point in dict.fromkeys(p for arm in bound.arms for p in self.agenda.open(arm, surely)):
             self.client.prepare(bench_args(self.config, point, bound.arms[0].base_url))
+
+    def _prepare_likely(self, bound: BoundSet, repeats: tuple[int, ...]) -> Callable[[], None]:
+        """Has the client make the prompts of one likely point of a search after the other, whenever it is idle: when engines are
+        ready at most one of them is waited for."""
+        likely = self.agenda.likely(bound, repeats)
+
+        def one_more() -> None:
+            if self.client and self.client.is_idle() and (point := next(likely, None)):
+                self.client.prepare(bench_args(self.config, point, bound.arms[0].base_url))
+
+        return one_more
 
     def _run_arm(self, bound: BoundSet, turn: Turn, logs: Path) -> None:
         """Router up, warm-up, points, router down. The engines stay."""
@@ -286,8 +297,11 @@ class Driver:
         if limits.gpu_hours is not None and gpu_hours > limits.gpu_hours:
             raise LimitReached(f"limits.gpu_hours={limits.gpu_hours:g} is used up; run the same command again to go on")
 
-    def _wait_ready(self, watch: HealthWatch, names: Sequence[str], what: str) -> None:
-        """Until every endpoint answered 200 once. Raises NotReady at the deadline, naming who is missing and where its log is."""
+    def _wait_ready(
+        self, watch: HealthWatch, names: Sequence[str], what: str, *, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Until every endpoint answered 200 once, with `meanwhile` called all the time. Raises NotReady at the deadline, naming who
+        is missing and where its log is."""
         deadline = time.monotonic() + self.config.limits.start_s
         while missing := [n for n in names if n not in watch.ready]:
             for name in names:
@@ -296,6 +310,7 @@ class Driver:
                 logs = "\n".join(f"  {n}: {self.processes.by_name(n).log}" for n in missing)
                 tail = log_tail(self.processes.by_name(missing[0]).log)
                 raise NotReady(f"{what} not ready within limits.start_s={self.config.limits.start_s:g} s:\n{logs}\n{tail}")
+            meanwhile()
             self._pause(0.1)
         for name in names:
             self.state.instances[name] = "ready"

@@ -336,3 +336,29 @@ def test_a_disk_that_is_full_ends_a_run(driver: Make) -> None:
     made = driver()
     (made.folder.path / "points").write_text("in the way")
     assert "Not a directory; free space or fix permissions, then run again" in ending(made, ResultsError)
+
+
+def test_a_search_climbs_and_has_prompts_made_while_engines_load(driver: Make, tmp_path: Path) -> None:
+    sweeps = {"all": c.Sweep([64], [32])}
+    search = c.Search(lowest=0.1, highest=6.4, step=2.0)
+    changes = {"workload.sweeps": sweeps, "workload.search": search, "workload.duration_s": 1.0, "workload.repeats": 2}
+    made = driver({**changes, "slo": c.Slo(ttft_ms=500.0)})
+    waited: list[float] = []
+    ready = made._wait_ready
+
+    def slowly(watch: HealthWatch, names: Any, what: str, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """As if engines took two seconds to load."""
+        ready(watch, names, what, meanwhile=meanwhile)
+        began = time.monotonic()
+        while what == "engines" and time.monotonic() - began < 2:
+            meanwhile()
+            made._pause(0.02)
+        waited.append(time.monotonic() - began)
+
+    made._wait_ready = slowly  # type: ignore[method-assign]
+    outcome = made.run()
+    rates = [(r.point["repeat"], r.point["request_rate"]) for r in made.folder.records()]
+    assert (outcome.failed, outcome.invalid, len(waited)) == (0, 0, 2), [r.invalid_reasons for r in made.folder.records()]
+    assert sorted(rates) == [(0, 0.8), (0, 1.6), (0, 3.2), (0, 6.4), (1, 6.4)], "every rate is held: up to the highest"
+    log = (made.folder.path / "logs" / "client.log").read_text()
+    assert log.count("making samples") == 2 * 7, "every rung of both repeats was made once, and none again when it was measured"

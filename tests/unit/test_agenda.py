@@ -276,6 +276,19 @@ def test_a_rate_that_missed_the_slo_before_it_was_steady_is_lost(agenda: Callabl
     assert [p.request_rate for p in searching(agenda).open(arm, [0])] == [4.0]
 
 
+def test_prompts_are_made_ahead_for_the_rungs_around_what_an_arm_held(agenda: Callable[..., Agenda]) -> None:
+    made = searching(agenda)
+    first, second = made.deployment.sets[:2]
+    rates = [(p.repeat, p.request_rate) for p in made.likely(first, (0, 1))]
+    assert rates[:4] == [(0, 8.0), (1, 8.0), (0, 4.0), (0, 16.0)], "nothing is known: from the middle outwards"
+    assert len(rates) == len(set(rates)) == 2 * len(made.ladders[next(iter(made.ladders))])
+    for point in made.open(first.arms[0], [0]):
+        answered(made, first.arms[0], point, 1.0, 50.0 if (point.request_rate or 0) <= 2 else 500.0)
+    assert [p.request_rate for p in made.likely(second, (0,))][:3] == [2.0, 1.0, 4.0]
+    assert 2.0 not in [p.request_rate for p in made.likely(first, (0,))], "measured"
+    assert not list(agenda({"workload.repeats": 3}).likely(first, (0,)))
+
+
 def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(agenda: Callable[..., Agenda]) -> None:
     made = searching(agenda, neighbours=1, highest=1024.0)
     done = climb(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
