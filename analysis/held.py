@@ -39,9 +39,11 @@ def held(judged: pd.DataFrame, reduced: pd.DataFrame, share: float) -> pd.DataFr
     the records' index. One that was over before it was steady lost, too, where too few of its requests were good. A ladder of one
     rate says nothing and is left out."""
     known = judged[["series", *LADDER, *CARRIED, "request_rate", "use", *TELLS_LOSS]].join(reduced[["requests", "good"]])
-    missed = known["unsteady"] & (known["good"] < share * known["requests"])
-    known.loc[known["overloaded"], ["requests", "good"]] = 1, 0
-    counts = (known["use"] == "used") | known["overloaded"] | missed
+    invalid = known["use"] == "invalid"  # not superseded by a measurement under the same key or a later one
+    missed = invalid & known["unsteady"] & (known["good"] < share * known["requests"])
+    overloaded = invalid & known["overloaded"]
+    known.loc[overloaded, ["requests", "good"]] = 1, 0
+    counts = (known["use"] == "used") | overloaded | missed
     known = known[counts & (known["request_rate"] < math.inf)].dropna(subset=["good"])
     rows = [_row(key, ladder, share) for key, ladder in known.groupby(["series", *LADDER], sort=True) if len(ladder) > 1]
     columns = ["series", *LADDER, *CARRIED, "held_per_s", "lost_per_s", "held_per_s_gpu"]

@@ -232,8 +232,11 @@ class Agenda:
                 self.values[record.arm, setting][metric].append(value)
 
     def _keeps_slo(self, record: Measurement) -> bool | None:
-        """Whether the SLO's share of a measurement's requests was good; None where it has none."""
-        share = good_share(read_requests(self.folder.beside_raw(record, "requests")), vars(self.slo))
+        """Whether the SLO's share of a measurement's requests was good; None where it has none, or its file is gone."""
+        path = self.folder.beside_raw(record, "requests")
+        if not record.valid and not path.is_file():
+            return None
+        share = good_share(read_requests(path), vars(self.slo))
         return None if share is None else share >= self.slo.share
 
     # --- counts

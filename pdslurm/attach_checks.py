@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pdslurm.config import Config, Endpoint, LauncherKind, Topology
 from pdslurm.placement import place
 
-URL = re.compile(r"http://([A-Za-z0-9_.-]+):([0-9]{1,5})")
+URL = re.compile(r"http://([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*):([0-9]{1,5})")
 ROLES = ("both", "prefill", "decode")
 EXAMPLE = "'+attach={{{}: {{url: http://HOST:PORT, both: [http://HOST:PORT]}}}}', or prefill and decode for both"
 STARTERS = (LauncherKind.local, LauncherKind.slurm, LauncherKind.allocation, LauncherKind.script)
@@ -36,12 +36,20 @@ def problems(config: Config, arms: Mapping[str, Topology]) -> Iterator[str]:
         yield from _endpoint(f"attach.{name}", config.attach[name], [i.role for i in place(topology, config.cluster)])
 
 
+def is_address(url: str) -> bool:
+    found = URL.fullmatch(url)
+    return found is not None and 0 < int(found[2]) <= 65535
+
+
 def _endpoint(field: str, endpoint: Endpoint, roles: list[str]) -> Iterator[str]:
-    if not URL.fullmatch(endpoint.url):
+    if not is_address(endpoint.url):
         yield f"{field}.url={endpoint.url}: must be http://HOST:PORT, without a path"
+    every = [url for urls in addresses(endpoint).values() for url in urls]
+    for url in dict.fromkeys(url for url in every if every.count(url) > 1):
+        yield f"{field}: {url} is named {every.count(url)} times; each engine has an address of its own"
     for role, urls in addresses(endpoint).items():
         for url in urls:
-            if not URL.fullmatch(url):
+            if not is_address(url):
                 yield f"{field}.{role}={url}: must be http://HOST:PORT, without a path"
         if len(urls) != roles.count(role):
             yield f"{field}.{role}: {len(urls)} addresses, where the topology has {roles.count(role)} such instances; name each"

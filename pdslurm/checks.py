@@ -84,7 +84,7 @@ def problems(config: Config) -> Iterator[str]:
         roles = role_shapes(topology, config.cluster.gpus_per_node)
         for role in roles:
             yield from _divides(field, role, topology, config.model, shape)
-            if not structural:
+            if not structural and not config.attach:  # what runs already fits
                 yield from _fit(field, role, topology, config, shape)
         yield from _one_machine(field, topology, config)
     if len(placeable) == len(arms_of(config)):

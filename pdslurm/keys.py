@@ -35,9 +35,10 @@ class PointKeys:
                 (e.role, e.gpus, e.argv or e.url, sorted((k, v) for k, v in e.env.items() if k not in TELLING))
                 for e in bound.engines
             ]
+            sizes = [(i.tensor_parallel, i.pipeline_parallel, i.data_parallel, i.gpu_count) for i in bound.set.instances]
             for arm in bound.arms:
                 setting = [
-                    engines,
+                    [*engines, sizes] if self.plan.config.attach else engines,  # where no command line says them
                     dict(arm.engine_roles),
                     [r.argv for r in arm.routers],
                     self.plan.config.model.hf_config,

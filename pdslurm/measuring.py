@@ -128,7 +128,9 @@ def asked(config: Config, topology: Topology, point: Point, client: Mapping[str,
         nixl=topology.moves_by_nixl,
         transport=config.cluster.network.transport.value,
         kv=kv_size(config, topology, hf_config(config.model)) if topology.moves_by_nixl else None,
-        policies={
+        policies={}  # attached: somebody else's router chooses by a policy that is not known
+        if config.attach
+        else {
             "both": router.policy,
             "prefill": router.prefill_policy or router.policy,
             "decode": router.decode_policy or router.policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,13 @@ def preflight(deployment: Deployment, engine_env: EngineEnv, key: str | None) ->
         for engine in bound.engines:
             findings += [f"attach.{arm.arm.name}: {text}" for text in silent(str(engine.url))]
             theirs |= dict.fromkeys(version_of(str(engine.url)))
+            if arm.arm.topology.moves_by_nixl:  # the warm-up asks each pair for a hand-over
+                findings += [f"attach.{arm.arm.name}: {text}" for text in not_served(str(engine.url), config.model.name, key)]
         findings += [f"attach.{arm.arm.name}: {text}" for text in not_served(arm.base_url, config.model.name, key)]
     if findings:
-        raise PreflightError(findings)
-    return {**versions, "client vllm": versions.get("vllm"), "vllm": ", ".join(theirs) or None}
+        raise PreflightError(list(dict.fromkeys(findings)))
+    ours = {f"client {name}": version for name, version in versions.items()}
+    return {**ours, "vllm": ", ".join(theirs) or None}
 
 
 def client_versions(config: Config, engine_env: EngineEnv) -> tuple[list[str], Mapping[str, str | None]]:
@@ -109,6 +113,8 @@ def client_versions(config: Config, engine_env: EngineEnv) -> tuple[list[str], M
         done = engine_env.output(command, config.runtime.env, name="versions", timeout_s=VERSIONS_S)
     except OSError as error:
         return [f"runtime.python={command[0]}: {error.strerror}; run `make setup`, or set PDSLURM_ENGINE"], {}
+    except subprocess.TimeoutExpired:
+        return [f"runtime.python={command[0]}: does not answer within {VERSIONS_S:g} s"], {}
     if done.returncode:
         return [f"runtime.python={command[0]}: fails with exit code {done.returncode}: {done.stderr.strip()[-500:]}"], {}
     versions = json.loads(done.stdout)
@@ -132,8 +138,8 @@ def silent(url: str) -> Iterator[str]:
 def version_of(url: str) -> Sequence[str]:
     try:
         status, text = get(f"{url}/version", timeout_s=ANSWER_S)
-        return [json.loads(text)["version"]] if status == 200 else []
-    except (OSError, ValueError, KeyError):
+        return [str(json.loads(text)["version"])] if status == 200 else []
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

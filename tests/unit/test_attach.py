@@ -68,6 +68,9 @@ def test_other_endpoints_are_other_measurements(make_config: MakeConfig) -> None
     assert keys() == keys()
     differing = {arm for (arm, point), key in keys().items() if keys(route=moved)[arm, point] != key}
     assert differing == {"route"}
+    tp4 = {"pd": Topology(nodes=2, prefill=1, tensor_parallel=4), "route": Topology(nodes=2, route=2, tensor_parallel=4)}
+    smaller = build_plan(make_config({**both_arms(), "cluster.gpus_per_node": 4, "arms": tp4}))
+    assert not set(point_keys(deployment_of(smaller), {"vllm": "1"}).values()) & set(keys().values())
 
 
 def test_only_what_is_known_is_compared(make_config: MakeConfig) -> None:
@@ -85,12 +88,27 @@ def test_only_what_is_known_is_compared(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        (
+            both_arms(route=Endpoint(ROUTER, both=[P, P])),
+            "attach.route: http://p:8100 is named 2 times; each engine has an address",
+        ),
+        (
+            both_arms(pd=Endpoint("http://a..b:80", prefill=[P], decode=[D])),
+            "attach.pd.url=http://a..b:80: must be http://HOST:PORT",
+        ),
+        (
+            both_arms(pd=Endpoint("http://a:99999", prefill=[P], decode=[D])),
+            "attach.pd.url=http://a:99999: must be http://HOST:PORT",
+        ),
         ({**KIND}, "attach.test: missing; say where it runs: '+attach={test: {url: http://HOST:PORT, both: [http://HOST:PORT]}}'"),
         (both_arms(third=Endpoint(ROUTER)), "attach.third: no such arm; use pd, route"),
         (both_arms(pd=Endpoint("front:8000", prefill=[P], decode=[D])), "attach.pd.url=front:8000: must be http://HOST:PORT"),
         (both_arms(pd=Endpoint(ROUTER, prefill=[P], decode=[D + "/v1"])), "attach.pd.decode=http://d:8200/v1: must be http://HOST"),
         (both_arms(pd=Endpoint(ROUTER, prefill=[P])), "attach.pd.decode: 0 addresses, where the topology has 1 such instances"),
-        (both_arms(pd=Endpoint(ROUTER, [P], [P], [D])), "attach.pd.both: 1 addresses, where the topology has 0 such instances"),
+        (
+            both_arms(pd=Endpoint(ROUTER, ["http://e:1"], [P], [D])),
+            "attach.pd.both: 1 addresses, where the topology has 0 such instances",
+        ),
         (
             both_arms() | {"launcher.kind": LauncherKind.slurm},
             "launcher=slurm: starts engines itself, and attach says",

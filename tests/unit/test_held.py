@@ -62,6 +62,12 @@ def test_a_point_that_was_too_short_is_lost_where_it_missed_the_slo_and_says_not
     assert found[["held_per_s", "lost_per_s"]].to_numpy().tolist() == [[1.0, 4.0]]
 
 
+def test_what_a_later_measurement_superseded_is_not_lost() -> None:
+    judged, counts = frames({"a": [{1.0: 1.0, 2.0: 0.1, 4.0: 1.0}]}, unsteady=frozenset({("a", 2.0)}))
+    judged["use"] = ["used", "superseded", "used"]
+    assert held(judged, counts, share=0.9)["held_per_s"].tolist() == [4.0]
+
+
 def test_one_rate_is_no_ladder() -> None:
     assert held(*frames({"a": [{1.0: 1.0}]}), share=0.9).empty
 
