@@ -38,7 +38,7 @@ def test_a_plan_takes_under_600_ms_and_leaves_nothing_behind(tmp_path: Path) -> 
     (tmp_path / "empty.py").write_text(EMPTY)
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=."]
     best, empty_s, bound_s = 60.0, 60.0, 0.6
-    for _ in range(10):
+    for n in range(10):
         start = time.monotonic()
         subprocess.run([sys.executable, "empty.py", *quiet], cwd=tmp_path, check=True, timeout=60)
         between = time.monotonic()
@@ -46,7 +46,7 @@ def test_a_plan_takes_under_600_ms_and_leaves_nothing_behind(tmp_path: Path) -> 
         best, empty_s = min(best, time.monotonic() - between), min(empty_s, between - start)
         bound_s = 0.6 * max(1.0, empty_s / EMPTY_S)
         assert (done.returncode, done.stderr) == (0, "")
-        if best < bound_s:
+        if n >= 3 and best < bound_s:  # by then the empty program has had a quiet moment too
             break
     print(f"a plan takes {best:.2f} s, an empty Hydra program {empty_s:.2f} s")
     plan = json.loads(done.stdout)
