@@ -209,15 +209,7 @@ class Agenda:
             self._learn(record)
 
     def _learn(self, record: Measurement) -> None:
-        if self.is_searching and is_overloaded(record):
-            self.held[record.arm, record.point["id"]] = False
-            return
-        if (
-            self.is_searching
-            and is_unsteady(record)
-            and SATURATED not in record.point["sweeps"]
-            and self._keeps_slo(record) is False
-        ):
+        if self.is_searching and self._shows_loss(record):
             self.held[record.arm, record.point["id"]] = False
             return
         if record.status != "done" or not record.valid:
@@ -230,6 +222,12 @@ class Agenda:
         for metric in self.workload.until.metrics:
             if (value := record.metrics.get(metric)) is not None:
                 self.values[record.arm, setting][metric].append(value)
+
+    def _shows_loss(self, record: Measurement) -> bool:
+        """Whether a measurement that may be no number to show still says that its rate is not held."""
+        if is_overloaded(record):
+            return True
+        return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._keeps_slo(record) is False
 
     def _keeps_slo(self, record: Measurement) -> bool | None:
         """Whether the SLO's share of a measurement's requests was good; None where it has none, or its file is gone."""
