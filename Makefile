@@ -62,7 +62,7 @@ save:            ## that image as a tarball for the nodes, with its ID beside it
 	@mkdir -p $(dir $(TARBALL))
 	@bash -o pipefail -c '$(CONTAINERS) save $(IMAGE) | $$(command -v pigz || echo gzip) --fast > $(TARBALL).new'
 	@mv $(TARBALL).new $(TARBALL)
-	@$(PY) -m pdslurm.images $(TARBALL)
+	@$(PY) -m pdslurm.node.images $(TARBALL)
 
 clean:           ## the environments and caches; runs/ stays
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache

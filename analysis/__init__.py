@@ -1,2 +1,3 @@
-"""analysis: figures, a table and a short verdict from the run folders that pdslurm wrote; imports pdslurm.results and, for models'
-sizes, pdslurm.model, neither of which needs more than the standard library."""
+"""Run folders that pdslurm wrote in; figures, a table, a report and the answer out.
+
+Of pdslurm it imports `records` and, for the sizes of models, `plan.model`, both of the standard library alone."""

@@ -17,9 +17,9 @@ from pdslurm.errors import ResultsError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.write import Drawing
+    from analysis.figures.write import Drawing
 
-STYLES = ("screen", "paper")  # analysis.style takes long to import
+STYLES = ("screen", "paper")  # analysis.figures.style takes long to import
 RUN_HELP = "a run folder (it holds points/), or a folder that contains run folders; several are put side by side"
 EXAMPLES = """examples:
   python -m analysis summary runs/demo-1a2b3c
@@ -90,10 +90,10 @@ def run(arguments: argparse.Namespace) -> str:
 
         return seeds(as_csv=arguments.csv)
     if arguments.command == "diff":
-        from analysis.diff import diff
+        from analysis.report.diff import diff
 
         return diff(*arguments.runs)
-    from analysis.load import load
+    from analysis.load.frame import load
 
     return of_frame(arguments, load(arguments.runs))
 
@@ -101,20 +101,20 @@ def run(arguments: argparse.Namespace) -> str:
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
     """What a command prints that needs all records."""
     if arguments.command == "table":
-        from analysis.table import to_csv
+        from analysis.report.table import to_csv
 
         return to_csv(frame)
     if arguments.command == "summary":
-        from analysis.summary import summary
+        from analysis.report.summary import summary
 
         return summary(frame)
     if arguments.command == "report":
-        from analysis.report import write
+        from analysis.report.page import write
 
         folder = arguments.runs[0] if len(arguments.runs) == 1 else Path()
         return f"{write(frame, arguments.out or folder / 'report.html')}\n"
     if arguments.command == "export":
-        from analysis.export import export
+        from analysis.report.export import export
 
         return "".join(f"{path}\n" for path in export(frame, arguments.format, arguments.out))
     return "".join(f"{path}\n" for path in figures(arguments, frame))
@@ -122,11 +122,11 @@ def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
 
 def figures(arguments: argparse.Namespace, frame: pd.DataFrame) -> Iterator[Path]:
     """Draws and writes every figure that the data allow; says on standard error what was not drawn, and what it needs."""
-    from analysis import slo
-    from analysis.atlas import drawings
-    from analysis.load import only
-    from analysis.style import STYLES
-    from analysis.write import FORMATS, cores, write_all
+    from analysis.figures.atlas import drawings
+    from analysis.figures.style import STYLES
+    from analysis.figures.write import FORMATS, cores, write_all
+    from analysis.load import slo
+    from analysis.load.frame import only
 
     chosen = only(frame, arguments.only) if arguments.only else frame
     bounds = slo.parse(arguments.slo) if arguments.slo else slo.of_runs(sorted(chosen["folder"].unique()))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import ConfigError, LimitReached, PdslurmError
-from pdslurm.splits import with_splits
+from pdslurm.plan.splits import with_splits
 
 CONF = Path(__file__).parents[1] / "conf"  # absolute: as the program `pdslurm` this module is not Hydra's main file
 register()
@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> int:
 def print_answer(config: Config) -> None:
     """What the measurements say, where there are any to compare; a plan must not wait for what that imports."""
     if config.launcher.kind not in (LauncherKind.plan, LauncherKind.script):
-        print(importlib.import_module("pdslurm.answer").answer(config), end="")
+        print(importlib.import_module("pdslurm.launchers.answer").answer(config), end="")
 
 
 def refuse_lost_overrides(config: Config) -> None:

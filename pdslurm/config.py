@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -416,6 +416,11 @@ class Config:
     launcher: Launcher = field(default_factory=Launcher)
     limits: Limits = field(default_factory=Limits)
     budget: Budget = field(default_factory=Budget)
+
+
+def arms_of(config: Config) -> Mapping[str, Topology]:
+    """The topologies to measure by name: `arms`, or the one `topology` under the run's name."""
+    return config.arms or {config.name: config.topology}
 
 
 def register() -> None:

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pdslurm.errors import PdslurmError
-from pdslurm.progress import PROGRESS
-from pdslurm.results import Measurement, RunFolder
+from pdslurm.measure.progress import PROGRESS
+from pdslurm.records.measurement import Measurement
+from pdslurm.records.run_folder import RunFolder
 
 FRESH_S = 60.0  # a driver writes progress.json every 2 s
 

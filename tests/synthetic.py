@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pdslurm.results import (
+from pdslurm.records.measurement import (
     BINS_PER_DECADE,
     LATENCIES,
     REQUEST_COLUMNS,
     STATISTICS,
     TIMELINE_COLUMNS,
     Measurement,
-    RunFolder,
     content_key,
 )
+from pdslurm.records.run_folder import RunFolder
 
 Column = npt.NDArray[np.float64]
 KV_BYTES_PER_TOKEN = 31_104.0

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from analysis.interval import Interval
+from analysis.stats.bounds import Interval
 
 ABOUT = 0.10  # a claim that its text marks with ~ or "about", or writes with one significant digit
 PLAIN = 0.01

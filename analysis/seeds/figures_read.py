@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from analysis import formulas
-from analysis.interval import Interval
+from analysis.seeds import formulas
 from analysis.seeds.claims import Count, Estimate, Found, Points, Unknown, number
-from analysis.seeds.data import Data
+from analysis.seeds.inputs import Data
 from analysis.seeds.sizes import BF16, GIGA, MEGA
+from analysis.stats.bounds import Interval
 
 INPUT = tuple((n, 256) for n in (512, 1024, 2048, 4096))
 OUTPUT = tuple((512, n) for n in (256, 512, 1024, 2048, 4096))

@@ -3,11 +3,11 @@ their own numbers out. Each function is a `formula` of seed_claims.csv, as in si
 
 from __future__ import annotations
 
-from analysis import formulas
-from analysis.interval import Interval, exact
+from analysis.seeds import formulas
 from analysis.seeds.claims import Count, Estimate, Faulty, Found, Span, Words, number
-from analysis.seeds.data import Data, Row, as_written
+from analysis.seeds.inputs import Data, Row, as_written
 from analysis.seeds.sizes import BF16, prefill_floor_ms
+from analysis.stats.bounds import Interval, exact
 
 FEWEST_REQUESTS = 10  # below this one request more or less is over a tenth of the sample
 LITTLE_ROOM = 1.10  # what a median in place of a mean and the window's edges may add to Little's law

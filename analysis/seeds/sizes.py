@@ -4,10 +4,10 @@ Each function here is a `formula` of seed_claims.csv: Data and the row's inputs,
 
 from __future__ import annotations
 
-from analysis import formulas
-from analysis.interval import exact
+from analysis.seeds import formulas
 from analysis.seeds.claims import Estimate, Found, Span, Unknown, Words, number
-from analysis.seeds.data import Data
+from analysis.seeds.inputs import Data
+from analysis.stats.bounds import exact
 
 KILO, MEGA, GIGA = 1e3, 1e6, 1e9
 BF16 = 2

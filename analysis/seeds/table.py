@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from analysis.seeds import figures_read, reports, sizes
 from analysis.seeds.claims import KINDS, Claim, Found, Verdict, judge, shown
-from analysis.seeds.data import Data, load
+from analysis.seeds.inputs import Data, load
 
 WIDTH = 130
 CSV_COLUMNS = ("id", "source", "claim", "claimed", "ours", "unit", "verdict", "detail", "note", "formula")

@@ -8,42 +8,42 @@ import sys
 import time
 from pathlib import Path
 
-from pdslurm import slurm
 from pdslurm.config import Config
-from pdslurm.deployment import Deployment, Host
-from pdslurm.engine_env import prepare
 from pdslurm.errors import NotReady
-from pdslurm.job import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
-from pdslurm.network import choose, leading_to
-from pdslurm.node_findings import clock_findings, clock_offset, differences
-from pdslurm.nodecheck import Report
-from pdslurm.nodes import NodeProcesses, Nodes
-from pdslurm.plan import Plan, build_plan
-from pdslurm.preflight import HELP_TIMEOUT_S, Options, bind_checked, bind_free
-from pdslurm.processes import LocalProcesses
-from pdslurm.render import opening
-from pdslurm.results import RunFolder
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
+from pdslurm.node.check import Report
+from pdslurm.node.engine_env import prepare
+from pdslurm.node.findings import clock_findings, clock_offset, differences
+from pdslurm.node.network import choose, leading_to
+from pdslurm.node.preflight import HELP_TIMEOUT_S, Options, bind_checked, bind_free
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.deployment import Deployment, Host
+from pdslurm.plan.plan import Plan, build_plan
+from pdslurm.plan.render import opening
+from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote, raising
-from pdslurm.wire import api_key, new_key
+from pdslurm.slurm import jobs
+from pdslurm.slurm.agents import NodeProcesses, Nodes
+from pdslurm.slurm.wire import api_key, new_key
 
 CHECK_TIMEOUT_S = 300.0
 
 
 def launch(config: Config) -> None:
     """Carries the plan out, on the first node if this is another host. Raises PdslurmError."""
-    found = slurm.allocation_here()
+    found = jobs.allocation_here()
     if not found.is_here:
-        command = slurm.driver_command(found, sys.argv[1:])
+        command = jobs.driver_command(found, sys.argv[1:])
         sys.stdout.flush()
-        os.execvpe(command[0], command, slurm.step_environment(os.environ))
+        os.execvpe(command[0], command, jobs.step_environment(os.environ))
     print(carry_out(config))
 
 
 def carry_out(config: Config) -> str:
     """Plans, checks every node, measures; says where the results are. Raises PdslurmError."""
     plan = build_plan(config)
-    found = slurm.allocation_here()
-    slurm.check_fits(plan, found)
+    found = jobs.allocation_here()
+    jobs.check_fits(plan, found)
     print(opening(plan), flush=True)
     print(f"job {found.job_id} on {', '.join(found.nodes[: plan.nodes])}", flush=True)
     folder = RunFolder(run_path(config))
@@ -52,14 +52,14 @@ def carry_out(config: Config) -> str:
         return run_on(plan, found, folder)
 
 
-def run_on(plan: Plan, found: slurm.Allocation, folder: RunFolder) -> str:
+def run_on(plan: Plan, found: jobs.Allocation, folder: RunFolder) -> str:
     """Agents on all nodes, preflight, the driver; the agents end with it."""
     config, names, signals = plan.config, found.nodes[: plan.nodes], SignalNote()
     key = new_key()
     key_file = write_key(folder.path, found.job_id, key)
     hurry = lambda: signals.hurry  # noqa: E731
-    address, env, log = own_address(config, names), slurm.step_environment(os.environ), agents_log(folder)
-    launch = lambda driver: slurm.agents_command(config.cluster, names, driver, str(key_file))  # noqa: E731
+    address, env, log = own_address(config, names), jobs.step_environment(os.environ), agents_log(folder)
+    launch = lambda driver: jobs.agents_command(config.cluster, names, driver, str(key_file))  # noqa: E731
     try:
         with (
             LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(key)) as local,

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdslurm.attached import attach
 from pdslurm.config import Config
-from pdslurm.deployment import Deployment, Process
-from pdslurm.engine_env import EngineEnv, prepare
 from pdslurm.errors import PreflightError, ProcessDied
-from pdslurm.health import get
-from pdslurm.job import closing_line, drive, lock, make_model, run_path, write_provenance
-from pdslurm.plan import build_plan
-from pdslurm.processes import LocalProcesses, Started, died
-from pdslurm.provenance import ENGINE_PACKAGES
-from pdslurm.render import opening
-from pdslurm.results import RunFolder
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_provenance
+from pdslurm.measure.health import get
+from pdslurm.node.engine_env import EngineEnv, prepare
+from pdslurm.node.processes import LocalProcesses, Started, died
+from pdslurm.node.provenance import ENGINE_PACKAGES
+from pdslurm.plan.attached import attach
+from pdslurm.plan.deployment import Deployment, Process
+from pdslurm.plan.plan import build_plan
+from pdslurm.plan.render import opening
+from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote, raising
 
 API_KEY = "OPENAI_API_KEY"  # as `vllm bench serve` has it; never in a configuration

@@ -6,16 +6,16 @@ import platform
 from pathlib import Path
 
 from pdslurm.config import Config
-from pdslurm.engine_env import prepare
-from pdslurm.job import closing_line, drive, lock, make_model, run_path, write_provenance
-from pdslurm.plan import build_plan
-from pdslurm.ports import HeldPorts
-from pdslurm.preflight import preflight
-from pdslurm.processes import LocalProcesses
-from pdslurm.render import opening
-from pdslurm.results import RunFolder
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_provenance
+from pdslurm.node.engine_env import prepare
+from pdslurm.node.ports import HeldPorts
+from pdslurm.node.preflight import preflight
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.plan import build_plan
+from pdslurm.plan.render import opening
+from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote, raising
-from pdslurm.wire import new_key
+from pdslurm.slurm.wire import new_key
 
 
 def launch(config: Config) -> None:

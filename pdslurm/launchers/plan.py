@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pdslurm.attached import deployment_of
 from pdslurm.config import Config, PlanFormat
-from pdslurm.plan import build_plan
-from pdslurm.render import dump_json, plan_text
+from pdslurm.plan.attached import deployment_of
+from pdslurm.plan.plan import build_plan
+from pdslurm.plan.render import dump_json, plan_text
 
 
 def launch(config: Config) -> None:

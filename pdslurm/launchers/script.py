@@ -6,12 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pdslurm.checks import arms_of
-from pdslurm.config import Config
+from pdslurm.config import Config, arms_of
 from pdslurm.errors import ConfigError
-from pdslurm.plan import build_plan
-from pdslurm.sbatch_script import sbatch_script
-from pdslurm.slurm import check_cluster
+from pdslurm.plan.plan import build_plan
+from pdslurm.slurm.jobs import check_cluster
+from pdslurm.slurm.sbatch_script import sbatch_script
 
 
 def launch(config: Config) -> None:

@@ -16,16 +16,17 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from pdslurm import slurm
 from pdslurm.config import Config, LauncherKind, as_dict, from_dict
 from pdslurm.errors import AllocationEnding, ConfigError, JobEnded, PdslurmError, ResultsError
-from pdslurm.job import make_folder, plan_state, run_path
 from pdslurm.launchers import allocation
-from pdslurm.plan import Plan, build_plan
-from pdslurm.progress import PROGRESS, Display
-from pdslurm.render import opening
-from pdslurm.results import RunFolder, write_json
+from pdslurm.launchers.run import make_folder, plan_state, run_path
+from pdslurm.measure.progress import PROGRESS, Display
+from pdslurm.plan.plan import Plan, build_plan
+from pdslurm.plan.render import opening
+from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.whole_file import write_json
 from pdslurm.signals import raising
+from pdslurm.slurm import jobs
 
 POLL_S = 1.0
 JOB_EVERY_S = 5.0  # how often slurmctld is asked
@@ -35,16 +36,16 @@ FILES_S = 30.0  # what a job wrote last may take so long to show on a shared fil
 def launch(config: Config) -> None:
     """Submits, unless this run's job is there already, and waits for it where launcher.wait says so. Raises PdslurmError."""
     plan = build_plan(config)
-    slurm.check_cluster(plan)
+    jobs.check_cluster(plan)
     print(opening(plan), flush=True)
     folder = RunFolder(run_path(config))
     job = current_job(folder.path)
     if job:
-        print(f"job {job} of this run is {slurm.job_state(job)} already; nothing was submitted")
+        print(f"job {job} of this run is {jobs.job_state(job)} already; nothing was submitted")
     else:
         job = submit(plan, folder.path)
         print(
-            f"job {job}: {plan.nodes} node(s), {slurm.time_min(plan, config.cluster.slurm)} min; results go to {folder.path}",
+            f"job {job}: {plan.nodes} node(s), {jobs.time_min(plan, config.cluster.slurm)} min; results go to {folder.path}",
             flush=True,
         )
     if config.launcher.wait:
@@ -59,7 +60,7 @@ def current_job(path: Path) -> str | None:
     """The run's job when it is still in Slurm's queue."""
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         job: str = json.loads((path / "slurm" / "job.json").read_text())["job_id"]
-        if slurm.job_state(job) in slurm.ALIVE:
+        if jobs.job_state(job) in jobs.ALIVE:
             return job
     return None
 
@@ -73,7 +74,7 @@ def submit(plan: Plan, path: Path) -> str:
     except OSError as error:
         raise ResultsError(f"run_dir={path}: cannot be written ({error.strerror}); choose another with run_dir=…") from error
     executor = submitit.SlurmExecutor(own, python=sys.executable)
-    options = slurm.sbatch_options(plan)
+    options = jobs.sbatch_options(plan)
     executor.update_parameters(
         job_name=plan.name,
         wckey=None,
@@ -107,7 +108,7 @@ def carry_out(values: dict[str, Any]) -> None:
     config = from_dict(values)
     config.launcher.kind = LauncherKind.allocation
     own, code, text = Path(values["run_dir"]) / "slurm", 0, ""
-    found = slurm.allocation_here()
+    found = jobs.allocation_here()
     (own / "ended.json").unlink(missing_ok=True)
     before, again = measured(own.parent), False
     try:
@@ -120,7 +121,7 @@ def carry_out(values: dict[str, Any]) -> None:
         write_json(own / "ended.json", {"job_id": found.job_id, "restarts": found.restarts, "exit_code": code, "text": text})
     print(text, flush=True)
     if again:
-        slurm.ask("scontrol", "requeue", found.job_id)
+        jobs.ask("scontrol", "requeue", found.job_id)
     if code:
         sys.exit(code)
 
@@ -137,12 +138,12 @@ def watch(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
     """Shows the run until its job has ended; the run's exit code and last words."""
     state = plan_state(plan)
     seen = Events(folder.path / "events.jsonl")
-    asked, (status, reason) = 0.0, slurm.job_now(job)
+    asked, (status, reason) = 0.0, jobs.job_now(job)
     with Display(state) as display:
         while True:
             now = time.monotonic()
             if now - asked > JOB_EVERY_S:
-                asked, (status, reason) = now, slurm.job_now(job)
+                asked, (status, reason) = now, jobs.job_now(job)
             for line in seen.new():
                 display.line(line)
             if status == "RUNNING":
@@ -151,7 +152,7 @@ def watch(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
             else:
                 state.stage = f"job {job} is {status}" + (f" ({reason})" if reason != "None" else "")
             display.tick()
-            if status not in slurm.ALIVE:
+            if status not in jobs.ALIVE:
                 break
             time.sleep(POLL_S)
     return ended(folder.path, job, status)

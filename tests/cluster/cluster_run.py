@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pdslurm.results import Measurement, RunFolder
+from pdslurm.records.measurement import Measurement
+from pdslurm.records.run_folder import RunFolder
 from tests.cluster.lab import Lab
 from tests.integration.local_run import events_in
 

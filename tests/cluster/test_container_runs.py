@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pdslurm.config import RuntimeKind
-from pdslurm.results import RunFolder
+from pdslurm.records.run_folder import RunFolder
 from tests.cluster.cluster_run import POINTS, ROOT, SERVER, ClusterRun
 from tests.cluster.container_stores import missing as lacks
 from tests.cluster.lab import Lab, missing

@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pdslurm.config import Runtime, RuntimeKind
-from pdslurm.images import ID_SUFFIX, ensure_image
-from pdslurm.runtime import find_devices, remove_containers, wrap
+from pdslurm.node.container import find_devices, remove_containers, wrap
+from pdslurm.node.images import ID_SUFFIX, ensure_image
 from tests.cluster.container_stores import ROOT, Store, missing, new_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -57,7 +57,7 @@ def test_an_image_from_nothing_serves(store: Store, tmp_path: Path) -> None:
     runtime = replace(runtime, image=ensure_image(runtime, node="here").start)
     folder = tmp_path / "run"
     folder.mkdir()
-    with inside(runtime, folder, "model", ["python3", "/pdslurm/make_model.py", str(folder / "model")], {}) as model:
+    with inside(runtime, folder, "model", ["python3", "/pdslurm/bench/make_model.py", str(folder / "model")], {}) as model:
         model.communicate(json.dumps(OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/tiny.yaml").hf_config)).encode(), 120)
     assert model.returncode == 0, (folder / "model.log").read_text()
 

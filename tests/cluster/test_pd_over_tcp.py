@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm.results import Measurement, RunFolder
+from pdslurm.records.measurement import Measurement
+from pdslurm.records.run_folder import RunFolder
 from tests.cluster.lab import Lab
 from tests.integration.conftest import ENGINE, MISSING
 

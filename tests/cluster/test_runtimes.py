@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 
 from pdslurm.config import RuntimeKind
 from pdslurm.errors import PreflightError
-from pdslurm.images import ID_SUFFIX, Image, ensure_image, tarball_ids
-from pdslurm.runtime import Devices, remove_containers, wrap
+from pdslurm.node.container import Devices, remove_containers, wrap
+from pdslurm.node.images import ID_SUFFIX, Image, ensure_image, tarball_ids
 from tests.cluster.container_stores import ROOT, Store, missing, new_store
 
 pytestmark = pytest.mark.cluster

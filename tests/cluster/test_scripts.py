@@ -137,7 +137,7 @@ def test_the_script_serves_with_real_engines_on_two_nodes(lab: Lab, tmp_path: Pa
     """1P1D between two nodes: the request that the script prints is answered, KV has moved, and scancel leaves nothing."""
     engine, folder = ROOT / ".venv-engine", tmp_path / "hand"
     folder.mkdir()
-    make = [str(engine / "bin" / "python"), str(ROOT / "pdslurm" / "make_model.py"), str(tmp_path / "models" / "tiny")]
+    make = [str(engine / "bin" / "python"), str(ROOT / "pdslurm" / "bench" / "make_model.py"), str(tmp_path / "models" / "tiny")]
     subprocess.run(make, input=json.dumps(hf_configs["tiny"]), text=True, check=True)
     script, output = folder / "job.sbatch", folder / "out"
     quoted = "'" + NASTY.replace("'", "\\'") + "'"  # as Hydra reads it

@@ -18,8 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pdslurm.ports import is_free
-from pdslurm.results import Measurement, RunFolder
+from pdslurm.node.ports import is_free
+from pdslurm.records.measurement import Measurement
+from pdslurm.records.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHM = Path("/dev/shm")

@@ -12,21 +12,22 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from analysis import atlas, crossover, latency, metrics, panels, stats
 from analysis.__main__ import main
-from analysis.activity import amount
-from analysis.atlas import NEEDS, NO_SLO, drawings
-from analysis.breakdown import REST
-from analysis.figures import spread
-from analysis.load import load, only
-from analysis.requests import FINE, reduce
-from analysis.style import MARKERS, PAPER, SCREEN, STYLES, Style, columns_of
-from analysis.write import Drawing, lay_out
-from pdslurm.results import METRICS, load_record
+from analysis.figures import atlas, crossover, latency, panels
+from analysis.figures.activity import amount
+from analysis.figures.atlas import NEEDS, NO_SLO, drawings
+from analysis.figures.breakdown import REST
+from analysis.figures.style import MARKERS, PAPER, SCREEN, STYLES, Style, columns_of
+from analysis.figures.write import Drawing, lay_out
+from analysis.load.frame import load, only
+from analysis.load.request_files import FINE, reduce
+from analysis.stats import metrics, repeats
+from analysis.stats.repeats import spread
+from pdslurm.records.measurement import METRICS, load_record
 from tests.integration.test_analysis_figures import bars, line, points
 from tests.synthetic import ARMS, Setting, write
-from tests.unit.test_analysis import record
-from tests.unit.test_analysis import write as save
+from tests.unit.analysis.test_command_line import record
+from tests.unit.analysis.test_command_line import write as save
 
 SLO = {"ttft_ms": 400.0, "tpot_ms": 40.0}
 SETTINGS = (
@@ -140,7 +141,7 @@ def test_latency_against_concurrency_is_of_all_requests_with_bootstrap_intervals
 
 
 def latency_of(frame: pd.DataFrame) -> Drawing:
-    judged = stats.judge(frame)
+    judged = repeats.judge(frame)
     reduced = reduce(judged, None)
     found = latency.of_concurrency(judged, reduced, panels.over(judged, "max_concurrency"))
     assert found is not None
@@ -156,7 +157,7 @@ def test_answers_that_were_not_streamed_have_e2e_alone(frame: pd.DataFrame) -> N
     unknown = frame.copy()
     unknown[[name for name in METRICS if name.endswith("_ttft_ms")]] = np.nan
     assert [ax.get_ylabel() for ax in latency_of(unknown).figure.axes] == ["E2E latency (s)", ""]
-    judged = stats.judge(unknown)
+    judged = repeats.judge(unknown)
     assert latency.over_floor(judged, panels.over(judged, "input_len")) is None
     assert len(atlas.with_requests(judged, "e2el")) > len(atlas.with_requests(judged, "ttft")) == 0
 
@@ -182,7 +183,7 @@ def test_goodput_is_drawn_by_gpu_with_its_slo(frame: pd.DataFrame, drawn: Drawn)
 
 def test_the_pareto_front_is_a_step_over_the_best_points(frame: pd.DataFrame, drawn: Drawn) -> None:
     ax = axes(drawn, "pareto")[0]
-    judged = metrics.with_rates(stats.judge(frame))
+    judged = metrics.with_rates(repeats.judge(frame))
     part = metrics.tradeoff(judged[(judged["use"] == "used") & (judged["input_len"] == 512)])
     best = metrics.front(part)
     assert 2 <= len(best) < len(part)
@@ -269,7 +270,7 @@ def test_a_wrong_option_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_only_files_behind_what_is_shown_are_read(frame: pd.DataFrame) -> None:
     """Of many settings some panels are drawn; the rest must not cost time."""
     many = pd.concat([frame.assign(output_len=256 + i) for i in range(40)], ignore_index=True)
-    wanted = atlas.wanted(stats.judge(many), SCREEN, None)
+    wanted = atlas.wanted(repeats.judge(many), SCREEN, None)
     assert 0 < len(wanted) < len(many) / 4
     assert set(many.loc[wanted, "valid"]) == {True}
 
@@ -282,9 +283,9 @@ def test_of_very_many_panels_some_at_even_distances_are_drawn(count: int, most: 
 
 
 def test_panels_over_a_dimension_leave_out_pairs_that_another_sweep_made(frame: pd.DataFrame) -> None:
-    over = panels.over(stats.judge(frame), "max_concurrency")
+    over = panels.over(repeats.judge(frame), "max_concurrency")
     assert [dict(panel.fixed)["input_len"] for panel in over] == [512]
-    assert len(panels.over(stats.judge(frame[frame["max_concurrency"].isin([1, np.inf])]), "max_concurrency")) == 2
+    assert len(panels.over(repeats.judge(frame[frame["max_concurrency"].isin([1, np.inf])]), "max_concurrency")) == 2
 
 
 def test_loads_get_panels_of_their_own() -> None:
@@ -315,7 +316,7 @@ def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path
     values = {512: (150.0, 151.0, 149.0), 2048: (80.0, 81.0, 79.0), 1024: (130.0, 70.0, 100.0)}
     records = [record("pd_1p", (n, 256), i, value=v) for n, each in values.items() for i, v in enumerate(each)]
     records += [record("route_2", (n, 256), i, value=100.0) for n in values for i in range(3)]
-    made = crossover.crossover(stats.judge(load([save(tmp_path, records)])))
+    made = crossover.crossover(repeats.judge(load([save(tmp_path, records)])))
     assert made
     throughput, ttft, _ = made.figure.axes
     assert [text.get_text() for text in throughput.texts] == ["+50 %", "-3 %", "-20 %"]
@@ -327,4 +328,4 @@ def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path
 
 def test_a_map_of_one_setting_is_none(tmp_path: Path) -> None:
     records = [record(arm, (512, 256), i) for arm in ("pd_1p", "route_2") for i in range(3)]
-    assert crossover.crossover(stats.judge(load([save(tmp_path, records)]))) is None
+    assert crossover.crossover(repeats.judge(load([save(tmp_path, records)]))) is None

@@ -12,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import axis, stats
 from analysis.__main__ import main
-from analysis.figures import QUANTITIES, draw_all
-from analysis.load import load
-from analysis.panels import panels
+from analysis.figures import axis
+from analysis.figures.by_workload import QUANTITIES, draw_all
+from analysis.figures.panels import panels
+from analysis.load.frame import load
+from analysis.stats import repeats
 from pdslurm.errors import ResultsError
-from pdslurm.results import Measurement
-from tests.unit.test_analysis import failed, invalid, record, write
+from pdslurm.records.measurement import Measurement
+from tests.unit.analysis.test_command_line import failed, invalid, record, write
 
 LENGTHS = ((512, 256), (1024, 256), (512, 512))
 
@@ -135,7 +136,7 @@ def many(name: str, **axes: list[float | None]) -> list[Measurement]:
 def test_panels_follow_what_varies(
     tmp_path: Path, records: list[Measurement], expected: list[tuple[str, dict[str, float]]]
 ) -> None:
-    judged = stats.judge(load([write(tmp_path, records)]))
+    judged = repeats.judge(load([write(tmp_path, records)]))
     found = panels(judged)
     assert [panel.x for panel in found] == [x for x, _ in expected]
     for panel, (x, fixed) in zip(found, expected, strict=True):
@@ -147,13 +148,13 @@ def test_panels_follow_what_varies(
 def test_runs_that_use_a_sweep_s_name_differently_get_panels_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "a", many("s", i=[128, 512]))
     write(tmp_path / "b", many("s", o=[256, 512, 1024]))
-    assert [panel.x for panel in panels(stats.judge(load([tmp_path])))] == ["input_len", "output_len"]
+    assert [panel.x for panel in panels(repeats.judge(load([tmp_path])))] == ["input_len", "output_len"]
 
 
 def test_one_run_for_each_length_makes_one_panel(tmp_path: Path) -> None:
     for n in (128, 512):
         write(tmp_path / str(n), many("s", i=[n]))
-    assert [panel.x for panel in panels(stats.judge(load([tmp_path])))] == ["input_len"]
+    assert [panel.x for panel in panels(repeats.judge(load([tmp_path])))] == ["input_len"]
 
 
 def test_arms_differ_in_marker_dash_and_colour_and_predictions_are_hollow(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from pdslurm.config import Config
-from pdslurm.deployment import Deployment
-from pdslurm.health import get
-from pdslurm.plan import build_plan
-from pdslurm.ports import HeldPorts
-from pdslurm.preflight import bind_free, processes_of
-from pdslurm.processes import LocalProcesses
+from pdslurm.measure.health import get
+from pdslurm.node.ports import HeldPorts
+from pdslurm.node.preflight import bind_free, processes_of
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.deployment import Deployment
+from pdslurm.plan.plan import build_plan
 from tests.integration.local_run import ROOT, LocalRun
-from tests.unit.test_golden import composed
+from tests.unit.plan.test_golden import composed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 KEY = "a-key-of-theirs"
@@ -36,8 +36,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, engine: Path) -> Iterator[t
     config: Config = composed("custom", *WHAT, f"model.path={model}")
     config.runtime.vllm, config.runtime.router = [f"{engine}/bin/vllm"], [f"{engine}/bin/vllm-router"]
     config.runtime.python = [f"{engine}/bin/python"]
-    from pdslurm.engine_env import EngineEnv
-    from pdslurm.job import make_model
+    from pdslurm.launchers.run import make_model
+    from pdslurm.node.engine_env import EngineEnv
 
     make_model(config, EngineEnv(config.runtime))
     with HeldPorts() as ports, LocalProcesses(stop_s=5, api_key=KEY) as processes:

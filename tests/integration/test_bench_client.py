@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from pdslurm import bench_client
-from pdslurm.client import BenchClient
-from pdslurm.deployment import Process
+from pdslurm.bench import client as bench_client
 from pdslurm.errors import NotReady, PointFailed, ProcessDied
-from pdslurm.processes import LocalProcesses
-from pdslurm.results import REQUEST_COLUMNS
+from pdslurm.measure.bench_client import BenchClient
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.deployment import Process
+from pdslurm.records.measurement import REQUEST_COLUMNS
 from tests.stand_ins import write_vllm
 
 SCRIPT = Path(bench_client.__file__)
@@ -199,7 +199,7 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     )
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
-    assert modules.split() == ["pdslurm", "pdslurm.bench_load", "pdslurm.bench_output", "pdslurm.data_files"]
+    assert modules.split() == ["pdslurm", "pdslurm.bench.load", "pdslurm.bench.output", "pdslurm.bench.trace"]
     assert not {str(SCRIPT.parent), str(SCRIPT.parents[1])} & set(path)
 
 

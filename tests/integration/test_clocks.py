@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm import clocks
 from pdslurm.config import Config
-from pdslurm.deployment import Process
-from pdslurm.nodes import NodeProcesses, Nodes
-from pdslurm.processes import LocalProcesses
-from pdslurm.wire import new_key
+from pdslurm.node import gpus
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.deployment import Process
+from pdslurm.slurm.agents import NodeProcesses, Nodes
+from pdslurm.slurm.wire import new_key
 
 # Four GPUs; $COUNTERS says whether the driver counts, $SMI how nvidia-smi ends
 NVIDIA_SMI = """#!/bin/sh
@@ -38,26 +38,26 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COUNTERS", "1")
-    found = clocks.read(["1", "3"])
+    found = gpus.read_states(["1", "3"])
     assert [(state["gpu"], state["temperature_c"]) for state in found] == [(1, 61), (3, 63)]
     assert found[0]["slowed_us"] == {"SW thermal": 7, "HW thermal": 8, "HW power brake": 9, "power cap": None}
 
 
 def test_a_driver_that_does_not() -> None:
-    found = clocks.read(["0"])
+    found = gpus.read_states(["0"])
     assert [state["gpu"] for state in found] == [0]
     assert "slowed_us" not in found[0]
 
 
 def test_gpus_by_another_name_are_all_told() -> None:
-    assert [state["gpu"] for state in clocks.read(["GPU-6f2a"])] == [0, 1, 2, 3]
+    assert [state["gpu"] for state in gpus.read_states(["GPU-6f2a"])] == [0, 1, 2, 3]
 
 
 def test_none_that_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SMI", "9")
-    assert clocks.read(["0"]) == []
+    assert gpus.read_states(["0"]) == []
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert clocks.read(["0"]) == []
+    assert gpus.read_states(["0"]) == []
 
 
 def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_config: Callable[..., Config]) -> None:
@@ -68,7 +68,7 @@ def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_c
     with (
         Nodes(
             ["n1"], "127.0.0.1", key, make_config(), env=env, log=tmp_path / "log", temp=tmp_path / "temp",
-            launch=lambda at: [sys.executable, "-m", "pdslurm.agent", at, str(tmp_path / "key")],
+            launch=lambda at: [sys.executable, "-m", "pdslurm.slurm.agent", at, str(tmp_path / "key")],
         ) as nodes,
         LocalProcesses(stop_s=1.0) as local,
     ):  # fmt: skip

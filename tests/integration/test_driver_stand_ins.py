@@ -20,15 +20,15 @@ import pytest
 from rich.console import Console
 
 from pdslurm import config as c
-from pdslurm.driver import Driver, Outcome
 from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, ProcessDied, ResultsError
-from pdslurm.health import HealthWatch
-from pdslurm.plan import build_plan
-from pdslurm.ports import HeldPorts
-from pdslurm.preflight import bind_free
-from pdslurm.processes import LocalProcesses
-from pdslurm.progress import Display, State
-from pdslurm.results import RunFolder
+from pdslurm.measure.driver import Driver, Outcome
+from pdslurm.measure.health import HealthWatch
+from pdslurm.measure.progress import Display, State
+from pdslurm.node.ports import HeldPorts
+from pdslurm.node.preflight import bind_free
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.plan import build_plan
+from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
 from tests.stand_ins import SERVER, write_vllm
 
@@ -39,7 +39,7 @@ Make = Callable[..., Driver]
 @pytest.fixture
 def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """driver({"limits.point_s": 1}, engine="falls-ill", client="hang:128"): Route 2 over points of 64, 128 and 256 tokens."""
-    monkeypatch.setattr("pdslurm.driver.HealthWatch", functools.partial(HealthWatch, interval_s=0.05))
+    monkeypatch.setattr("pdslurm.measure.driver.HealthWatch", functools.partial(HealthWatch, interval_s=0.05))
     server = tmp_path / "server.py"
     server.write_text(SERVER)
     made: list[Driver] = []

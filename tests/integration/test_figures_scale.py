@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import load
+from analysis.load.frame import load
 from tests.synthetic import ARMS, Setting, record, requests, write
 
 WITH_FILES = tuple(Setting(rate=rate, input_len=n, prompts=500, sweep="rate") for n in (512, 2048) for rate in (1.0, 4.0, 16.0))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm import guard
+from pdslurm.node import guard
 
 STAY = "print('up', flush=True); import time; time.sleep(60)"
 MAP = """

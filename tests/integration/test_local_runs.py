@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm.ports import is_free
+from pdslurm.node.ports import is_free
 from tests.integration.local_run import LocalRun, seconds
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pdslurm import config as c
-from pdslurm.engine_env import EngineEnv
-from pdslurm.nodecheck import Report, check_node
+from pdslurm.node.check import Report, check_node
+from pdslurm.node.engine_env import EngineEnv
 
 pytestmark = pytest.mark.engine
 MakeConfig = Callable[..., c.Config]

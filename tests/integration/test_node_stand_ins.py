@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from pdslurm import config as c
-from pdslurm import guard
-from pdslurm.engine_env import EngineEnv
-from pdslurm.leftovers import leftovers, processes_here
-from pdslurm.nodecheck import Report, check_node
+from pdslurm.node import guard
+from pdslurm.node.check import Report, check_node
+from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.leftovers import leftovers, processes_here
 from tests.stand_ins import write_vllm
 
 MakeConfig = Callable[..., c.Config]

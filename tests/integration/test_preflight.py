@@ -16,21 +16,13 @@ import psutil
 import pytest
 
 from pdslurm import config as c
-from pdslurm import engine_probe
-from pdslurm.deployment import Process
-from pdslurm.engine_env import EngineEnv
 from pdslurm.errors import ConfigError, PreflightError
-from pdslurm.plan import build_plan
-from pdslurm.ports import HeldPorts, is_free
-from pdslurm.preflight import (
-    bind_free,
-    known_options,
-    option_names,
-    options_in,
-    ports_of,
-    preflight,
-    unknown_options,
-)
+from pdslurm.node import engine_probe
+from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.ports import HeldPorts, is_free
+from pdslurm.node.preflight import bind_free, known_options, option_names, options_in, ports_of, preflight, unknown_options
+from pdslurm.plan.deployment import Process
+from pdslurm.plan.plan import build_plan
 
 MakeConfig = Callable[..., c.Config]
 HELP = """\
@@ -217,7 +209,7 @@ def config(make_config: MakeConfig, program: Callable[[str, str], str]) -> c.Con
 
 
 def probed(**parts: Any) -> str:
-    """The code of a Python that answers pdslurm/engine_probe.py's questions so."""
+    """The code of a Python that answers pdslurm/node/engine_probe.py's questions so."""
     return "\n".join(f"print({engine_probe.MARK + json.dumps({name: value})!r})" for name, value in parts.items())
 
 
@@ -282,7 +274,7 @@ def test_a_program_that_cannot_say_its_options(config: c.Config, tmp_path: Path,
 def test_a_program_that_never_says_its_options(
     config: c.Config, tmp_path: Path, program: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pdslurm.preflight.HELP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("pdslurm.node.preflight.HELP_TIMEOUT_S", 0.2)
     config.runtime.vllm = [program("vllm", "import time; time.sleep(60)")]
     assert failing(config, tmp_path) == (f"`{config.runtime.vllm[0]} serve --help=all` does not answer within 0.2 s",)
 
@@ -295,8 +287,8 @@ def on_gpus(
     config: c.Config, tmp_path: Path, program: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., c.Config]:
     """on_gpus(count, processes): the configuration on a machine whose nvidia-smi tells of so many GPUs, and of who is on them."""
-    monkeypatch.setattr("pdslurm.nodecheck.BUSY_AGAIN_S", 0.0)
-    monkeypatch.setattr("pdslurm.preflight.unknown_options", lambda *_: iter(()))
+    monkeypatch.setattr("pdslurm.node.check.BUSY_AGAIN_S", 0.0)
+    monkeypatch.setattr("pdslurm.node.preflight.unknown_options", lambda *_: iter(()))
 
     def make(count: int, processes: str = "") -> c.Config:
         config.cluster.device, config.cluster.gpus_per_node, config.topology.nodes = c.Device.cuda, 4, 1
@@ -324,7 +316,7 @@ else:
 
 def test_gpus_are_asked_for(config: c.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.cluster.device = c.Device.cuda
-    monkeypatch.setattr("pdslurm.preflight.unknown_options", lambda *_: iter(()))
+    monkeypatch.setattr("pdslurm.node.preflight.unknown_options", lambda *_: iter(()))
     monkeypatch.setenv("PATH", str(tmp_path))
     text = "cluster=eights: needs 32 GPUs, and this machine has no nvidia-smi; without GPUs use cluster=laptop"
     assert failing(config, tmp_path) == (text,)
@@ -361,7 +353,7 @@ def test_a_driver_that_does_not_answer(
 def test_what_hangs_is_left_behind_and_ended(
     on_gpus: Callable[..., c.Config], program: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pdslurm.asked.ANSWER_S", 3.0)
+    monkeypatch.setattr("pdslurm.node.parallel_commands.ANSWER_S", 3.0)
     config = on_gpus(4)
     program("nvidia-smi", f"import os, time; open({str(tmp_path)!r} + f'/pid-{{os.getpid()}}', 'w'); time.sleep(60)")
     (finding,) = failing(config, tmp_path)

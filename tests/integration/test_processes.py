@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm.deployment import Process
 from pdslurm.errors import ProcessDied
-from pdslurm.processes import LocalProcesses, Running, exit_cause, log_tail
+from pdslurm.node.processes import LocalProcesses, Running, exit_cause, log_tail
+from pdslurm.plan.deployment import Process
 
 
 def process(code: str, name: str = "engine0", role: str = "both") -> Process:

@@ -16,19 +16,21 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from analysis import evidence, stats
 from analysis.__main__ import main
-from analysis.atlas import drawings
-from analysis.chart import SHAPES, nice_step
-from analysis.figures import require_used
-from analysis.load import load
-from analysis.markup import Markup, href, tag
-from analysis.report import HERE, report
-from analysis.style import COLOURS, MARKERS
-from analysis.write import Drawing
+from analysis.figures.atlas import drawings
+from analysis.figures.by_workload import require_used
+from analysis.figures.style import COLOURS, MARKERS
+from analysis.figures.write import Drawing
+from analysis.load.frame import load
+from analysis.report import evidence
+from analysis.report.chart import SHAPES, nice_step
+from analysis.report.markup import Markup, href, tag
+from analysis.report.page import HERE, report
+from analysis.stats import repeats
 from pdslurm.errors import ResultsError
-from pdslurm.results import Check, Measurement, write_json
-from tests.unit.test_analysis import failed, invalid, record, two_arms, write
+from pdslurm.records.measurement import Check, Measurement
+from pdslurm.records.whole_file import write_json
+from tests.unit.analysis.test_command_line import failed, invalid, record, two_arms, write
 
 EVIL = '<script>alert("1")</script>'
 TTFT = {
@@ -42,10 +44,10 @@ def _no_figures_for_print(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real ones take most of a second; they have tests of their own, and one below."""
 
     def none(frame: pd.DataFrame, **_: object) -> Iterator[tuple[str, Drawing | str]]:
-        require_used(stats.judge(frame))
+        require_used(repeats.judge(frame))
         return iter(())
 
-    monkeypatch.setattr("analysis.report.drawings", none)
+    monkeypatch.setattr("analysis.report.page.drawings", none)
 
 
 @dataclass
@@ -103,7 +105,7 @@ def four(**more: Any) -> list[Measurement]:
 
 
 def test_nothing_outside_the_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.drawings", drawings)
+    monkeypatch.setattr("analysis.report.page.drawings", drawings)
     page = page_of(tmp_path, four())
     assert not re.search(r"(https?|ftp|file|wss?):", page)
     found = read(page)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import load
-from analysis.report import write
+from analysis.load.frame import load
+from analysis.report.page import write
 from tests.integration.browser import Browser, program
-from tests.unit.test_analysis import invalid, record
-from tests.unit.test_analysis import write as write_records
+from tests.unit.analysis.test_command_line import invalid, record
+from tests.unit.analysis.test_command_line import write as write_records
 
 pytestmark = pytest.mark.skipif(program() is None, reason="no Chromium here: apt-get install chromium")
 TIP = "document.getElementById('tip')"

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from pdslurm import config as c
-from pdslurm.commands import bench_args
-from pdslurm.deployment import Host, bind
 from pdslurm.errors import ConfigError
 from pdslurm.launchers import script
 from pdslurm.launchers.script import only_arm
-from pdslurm.plan import build_plan
-from pdslurm.preflight import processes_of
-from pdslurm.sbatch_script import Marks, directive, filled, marks_for, sbatch_script
+from pdslurm.node.preflight import processes_of
+from pdslurm.plan.commands import bench_args
+from pdslurm.plan.deployment import Host, bind
+from pdslurm.plan.plan import build_plan
+from pdslurm.slurm.sbatch_script import Marks, directive, filled, marks_for, sbatch_script
 
 MakeConfig = Callable[..., c.Config]
 MakeJob = Callable[..., "Job"]

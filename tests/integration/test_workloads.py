@@ -18,19 +18,20 @@ from typing import Any
 
 import pytest
 
-from pdslurm import telemetry
-from pdslurm.client import BenchClient
-from pdslurm.commands import bench_args
+from pdslurm.bench import make_model
 from pdslurm.config import Config, PromptClass, RampUp, Sweep, Trace
-from pdslurm.deployment import Process
-from pdslurm.health import get_many
-from pdslurm.plan import build_plan
-from pdslurm.points import Point, expected_hit_rate, points
-from pdslurm.ports import HeldPorts
-from pdslurm.preflight import bind_free
-from pdslurm.processes import LocalProcesses
-from pdslurm.results import metrics_of
-from tests.unit.test_golden import composed
+from pdslurm.measure import telemetry
+from pdslurm.measure.bench_client import BenchClient
+from pdslurm.measure.health import get_many
+from pdslurm.node.ports import HeldPorts
+from pdslurm.node.preflight import bind_free
+from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.commands import bench_args
+from pdslurm.plan.deployment import Process
+from pdslurm.plan.plan import build_plan
+from pdslurm.plan.points import Point, expected_hit_rate, points
+from pdslurm.records.measurement import metrics_of
+from tests.unit.plan.test_golden import composed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 LOAD_S = 240.0  # 30 s when nothing else runs
@@ -83,7 +84,7 @@ def bench(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
     folder = tmp_path_factory.mktemp("workloads")
     config = composed("custom", *ONE, f"model.path={folder}/tiny", "workload.prefix_caching=true")
     config.runtime.vllm, config.runtime.python = [str(engine / "bin/vllm")], [str(engine / "bin/python")]
-    maker = Path(telemetry.__file__).with_name("make_model.py")
+    maker = Path(make_model.__file__)
     subprocess.run(
         [engine / "bin/python", maker, folder / "tiny"],
         input=json.dumps(config.model.hf_config),

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pdslurm.doctor import arguments
-from pdslurm.node_table import reports_text
-from pdslurm.nodecheck import Report
+from pdslurm.node.check import Report
+from pdslurm.node.report_table import reports_text
 
 ONLY = "launcher.only_preflight=true"
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pdslurm import status
-from pdslurm.results import Measurement, RunFolder
+from pdslurm.records.measurement import Measurement
+from pdslurm.records.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,76 @@
+"""Judged records and the distributions of their latencies in, a figure of distribution functions (CDF) out."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.figures import axis
+from analysis.stats import metrics, repeats
+from analysis.figures.by_workload import caption_of
+from analysis.stats.repeats import spread
+from analysis.load.frame import SETTING
+from analysis.figures.panels import settings_titles
+from analysis.figures.style import SCREEN, Look, Style, canvas, handles_of, looks
+from analysis.figures.write import Drawing
+
+MARKED = (0.50, 0.95, 0.99)
+TAIL = 1.5  # how far past the last mark the axis goes at least
+
+
+def chosen(used: pd.DataFrame, style: Style) -> pd.DataFrame:
+    """The settings that a figure with a panel for each of them shows: a row of SETTING each, in their order."""
+    settings = used[list(SETTING)].drop_duplicates().sort_values(list(SETTING))
+    return pd.DataFrame(spread(list(settings.itertuples(index=False)), style.settings), columns=list(SETTING))
+
+
+def cdf(
+    judged: pd.DataFrame, bins: pd.Series, per_decade: int, what: str, style: Style = SCREEN, *, settings: int = 0
+) -> Drawing | None:
+    """The CDF of one latency (`what`: its words), a panel for each setting, a line for each arm over all its repeats. `bins` is a
+    column of distributions at the judged records' index; `settings`: how many there are, where only those of `chosen` have been
+    read. None where no used record has one."""
+    known = bins.reindex(judged.index).notna()
+    if not (known & (judged["use"] == "used")).any():
+        return None
+    used = judged[known & (judged["use"] == "used")].assign(bins=bins)
+    drawn = chosen(used, style)
+    settings = settings or len(used[list(SETTING)].drop_duplicates())
+    rows = used.reset_index().merge(drawn, on=list(SETTING)).set_index("index")
+    counts = rows.groupby(["series", *SETTING]).size()
+    said = "Markers: median, 95th and 99th percentile, with their 95 % bootstrap intervals over repeats and values"
+    caption = caption_of(judged, rows, f"All values of {repeats.repeats_text(counts)}", said, skipped=settings - len(drawn))
+    shown = {label: look for label, look in looks(judged, style).items() if label in set(rows["series"])}
+    with mpl.rc_context(style.rc):
+        heading = f"Distribution of {what.partition(' (')[0]}: left is better"
+        figure, axes = canvas(style, heading, handles_of(shown), style.wrapped(caption, len(drawn)), panels=len(drawn))
+        titles = settings_titles(drawn, style.title_for(len(drawn)), brief=not style.explains)
+        for i, (ax, (_, part)) in enumerate(zip(axes, rows.groupby(list(SETTING)), strict=True)):
+            draw_functions(ax, part, per_decade, shown, style.digit[len(drawn) > 1])
+            ax.set_title(titles[i], loc="left")
+            if i % 2 == 0:
+                ax.set_ylabel("Share at most so large" if style.explains else "Share")
+            if style.explains or i + 2 >= len(drawn):
+                ax.set_xlabel(f"{what.partition(' (')[0]} (ms)")
+    return style.drawing(figure, caption)
+
+
+def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, Look], digit: float) -> None:
+    """One line for each series, marked at its percentiles; the axis starts where the first per cent of values lies."""
+    ends = []
+    for label, mine in rows.groupby("series"):
+        look, repeats = shown[str(label)], list(mine["bins"])
+        line = metrics.cdf(repeats, per_decade)
+        how = look.of_line()
+        ax.plot(line["ms"], line["share"], label=str(label), **{**how, "marker": None})
+        marks = np.array([metrics.quantile(repeats, per_decade, q) for q in MARKED])
+        ax.errorbar(marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **look.of_bars())
+        ax.plot(marks[:, 0], MARKED, **{**how, "linestyle": "none"})
+        first = line["ms"][line["share"] >= 0.01].iloc[0]
+        ends.append((min(first, marks[0, 0] / TAIL), max(marks[-1, 0], marks[-1, 2]) * TAIL))
+    axis.set_log_x(ax, min(low for low, _ in ends), max(high for _, high in ends), digit)
+    ax.set_ylim(0, 1.03)
+    ax.grid(axis="y", color="0.88", linewidth=0.6)
+    ax.set_axisbelow(True)

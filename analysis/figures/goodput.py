@@ -1,0 +1,90 @@
+"""Judged records with goodput and rates in, two figures out: goodput by request rate, tokens/s by GPU against tokens/s by user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.figures import axis
+from analysis.stats import metrics
+from analysis.figures.by_workload import Quantity, bars_text, caption_of, draw, rows_of
+from analysis.stats.repeats import spread
+from analysis.figures.panels import Panel, settings_titles
+from analysis.load.slo import Slo, text
+from analysis.figures.style import SCREEN, Look, Style, canvas, handles_of, label_side, looks
+from analysis.figures.write import Drawing
+
+GOODPUT = Quantity("goodput", "goodput_per_s_gpu", "Goodput by GPU", "Goodput", "requests/s/GPU", "higher")
+OF_PANEL = ("input_len", "output_len", "load")
+FRONT: dict[str, Any] = {"color": "0.72", "linewidth": 3.5, "zorder": 1.5, "solid_joinstyle": "miter", "label": "Pareto front"}
+USER, GPU = "Speed for a user (tokens/s, 1000 / mean TPOT)", "Output tokens/s/GPU"
+SHORT_USER = "Tokens/s/user"
+
+
+def by_rate(judged: pd.DataFrame, found: Sequence[Panel], slo: Slo, style: Style = SCREEN) -> Drawing | None:
+    """Requests within the SLO by second and GPU, by request rate; `judged` has goodput (metrics.with_goodput), `found` are its
+    panels over request_rate. None where no goodput is known."""
+    if not found or rows_of(found)["goodput_per_s_gpu"].isna().all():
+        return None
+    return draw(judged, GOODPUT, found, style, note=f"Good requests: {text(slo)}")
+
+
+def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
+    """Output tokens/s by GPU against tokens/s for a user, a point for each arm and setting, a panel for each pair of lengths and
+    load; `rated`: judged records of metrics.with_rates. None where no panel has two points."""
+    used = rated[rated["use"] == "used"]
+    points = metrics.tradeoff(used)
+    panels = [panel for _, panel in points.groupby(list(OF_PANEL)) if len(panel) > 1]
+    if not panels:
+        return None
+    drawn = spread(panels, style.settings)
+    titles = settings_titles(
+        pd.DataFrame([panel[list(OF_PANEL)].iloc[0] for panel in drawn]), style.title_for(len(drawn)), brief=not style.explains
+    )
+    rows = used.merge(pd.concat(drawn)[list(metrics.KEYS)], on=list(metrics.KEYS))
+    counts = rows.groupby(list(metrics.KEYS)).size()
+    user = "Tokens/s for a user are 1000 / mean TPOT in ms"
+    said = "The front joins the points that no other beats in both; a line joins an arm's points in the order of its load"
+    caption = caption_of(rated, rows, bars_text(counts), user, said, skipped=len(panels) - len(drawn))
+    all_looks = looks(rated, style)
+    shown = {label: look for label, look in all_looks.items() if label in set(rows["series"])}
+    with mpl.rc_context(style.rc):
+        handles = [*handles_of(shown), Line2D([], [], **FRONT)]
+        heading = "Tokens/s by GPU and for a user: up and right is better"
+        figure, axes = canvas(style, heading, handles, style.wrapped(caption, len(drawn)), panels=len(drawn))
+        for i, (panel, ax) in enumerate(zip(drawn, axes, strict=True)):
+            draw_tradeoff(ax, panel, shown, style)
+            ax.set_title(titles[i], loc="left")
+            if not style.explains:
+                label_side(figure, GPU)
+            elif i % 2 == 0:
+                ax.set_ylabel(GPU)
+            if style.explains or i + 2 >= len(drawn):
+                ax.set_xlabel(USER if style.explains or len(drawn) == 1 else SHORT_USER)
+    return style.drawing(figure, caption)
+
+
+def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, Look], style: Style) -> None:
+    """The points of one pair of lengths, and the front over those that were measured, as a step: what lies left and below is no
+    better in either."""
+    measured = panel[~panel["series"].map(lambda label: shown[label].hollow)]
+    best = metrics.front(panel if measured.empty else measured)
+    ax.step([0, *best["mean_x"], best["mean_x"].iloc[-1]], [best["mean_y"].iloc[0], *best["mean_y"], 0], where="pre", **FRONT)
+    # An arm's points differ in rate or in concurrency; those that differ in both are not joined.
+    joined = panel.assign(at=panel["max_concurrency"].where(panel["request_rate"] < math.inf, 0))
+    for (label, _), mine in joined.groupby(["series", "at"]):
+        look = shown[str(label)]
+        ordered = mine.sort_values(["request_rate", "max_concurrency", "num_prompts"])
+        ax.plot(ordered["mean_x"], ordered["mean_y"], label=str(label), **look.of_line(len(ordered)))
+        known = ordered.dropna(subset=["low_x", "low_y"])
+        ends = {end: (known[f"mean_{end}"] - known[f"low_{end}"], known[f"high_{end}"] - known[f"mean_{end}"]) for end in "xy"}
+        bars = look.of_bars(len(ordered))
+        ax.errorbar(known["mean_x"], known["mean_y"], xerr=ends["x"], yerr=ends["y"], fmt="none", **bars)
+    axis.set_plain_x(ax, style.y_ticks)
+    axis.set_y(ax, style.y_ticks)

@@ -1,0 +1,167 @@
+"""Run folders in, one tidy DataFrame out: a row per record (arm × point × repeat), failed and invalid ones too.
+
+An unknown value is NaN, never 0 (of a file or a distribution: None). `request_rate` and `max_concurrency` are inf where the
+workload sets no bound; a length of 0 is the data set's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pdslurm.errors import ResultsError
+from pdslurm.records.measurement import METRICS, Measurement, is_overloaded, is_unsteady, load_record
+from pdslurm.records.run_folder import RunFolder
+
+SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
+# What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it.
+TTFT_PARTS = ("queue", "prefill", "handover", "transfer", "first_decode")
+TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_PARTS, "sum", "measured", "error"))
+# itl_bins: an array of (bin, tokens) for pdslurm.records.measurement.BINS_PER_DECADE; the files are there, or None.
+EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
+COLUMNS = (
+    *("run", "arm", "source", "disaggregated", "gpus", "instances"),
+    *SETTING,
+    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "completed", "failed"),
+    *METRICS,
+    *TTFT_COLUMNS,
+    *("transfer_ms", *EVIDENCE),
+    *("error", "key", "started_at", "cautions", "folder", "path"),
+)
+NUMBERS = (
+    *("gpus", "instances", "request_rate", "max_concurrency", "completed", "failed"),
+    *METRICS,
+    *TTFT_COLUMNS,
+    "transfer_ms",
+)
+RECORDS = "points/*/*.json"
+# Where no run folder is nested, and where walking would be slow.
+SKIPPED = frozenset({"raw", "logs", "__pycache__", "node_modules"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder with at least one record."""
+
+    folder: Path
+    records: tuple[Path, ...]
+
+
+def load(runs: Sequence[Path]) -> pd.DataFrame:
+    """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
+
+    A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
+    holds no record, or a record cannot be read."""
+    found = {item.folder.resolve(): item for run in runs for item in find(run)}
+    rows = [row(load_record(path), path, item.folder) for item in found.values() for path in item.records]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool})
+    return frame.drop_duplicates(["run", "arm", "key", "status", "started_at"]).reset_index(drop=True)
+
+
+def only(frame: pd.DataFrame, text: str) -> pd.DataFrame:
+    """The records of some arm or setting, given as `input_len=512,arm=route_4`. Raises ResultsError for another column, or when
+    none is left."""
+    kept = pd.Series(True, index=frame.index)
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in ("arm", *SETTING):
+            raise ResultsError(f"only={text}: {name!r} cannot be chosen by; use {', '.join(('arm', *SETTING))}, as input_len=512")
+        kept &= frame[name] == (value if name in ("arm", "load") else _number(value))
+    if not kept.any():
+        raise ResultsError(f"only={text}: none of {len(frame)} records; `python -m analysis table RUN` lists their settings")
+    return frame[kept].reset_index(drop=True)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")  # equals nothing
+
+
+def find(run: Path) -> tuple[Found, ...]:
+    """The run folders with records at `run` or below it. Raises ResultsError when there is none."""
+    if not run.exists():
+        raise ResultsError(f"{run}: no such folder; give a run folder (one that holds points/) or a folder of run folders")
+    if not run.is_dir():
+        raise ResultsError(f"{run}: a file; give the run folder that holds points/, or a folder of run folders")
+    found = tuple(_walk(run))
+    if not found:
+        raise ResultsError(f"{run}: no records; looked for {RECORDS} in it and in every folder below. {_advice(run)}")
+    return found
+
+
+def _walk(run: Path) -> Iterator[Found]:
+    for place, folders, _ in os.walk(run):
+        if "points" in folders and (records := sorted(Path(place).glob(RECORDS))):
+            yield Found(Path(place), tuple(records))
+            folders.clear()
+        folders[:] = sorted(name for name in folders if name not in SKIPPED and not name.startswith("."))
+
+
+def _advice(run: Path) -> str:
+    if (run / "state.json").is_file() or (run / "plan.json").is_file():
+        return "The run was started but no point has ended yet: see state.json and logs/ there, or start the run again"
+    return "Is it the run's own folder, or the folder that holds the runs (usually runs/)?"
+
+
+def row(record: Measurement, path: Path, folder: Path) -> dict[str, Any]:
+    """One row of the frame. Raises ResultsError naming the file when the record lacks a part of its point."""
+    point = record.point
+    try:
+        setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
+        identity = {"repeat": point["repeat"], "seed": point["seed"], "sweeps": tuple(point["sweeps"])}
+    except KeyError as error:
+        raise ResultsError(f"{path}: the record's point has no {error}; measure it again with this version of pdslurm") from error
+    for bound in ("request_rate", "max_concurrency"):
+        setting[bound] = float("inf") if setting[bound] is None else setting[bound]
+    return {
+        **_described(record),
+        **setting,
+        **identity,
+        **{name: record.metrics.get(name) for name in METRICS},
+        **_taken_apart(record),
+        **_evidence(record, folder),
+        "folder": str(folder),
+        "path": str(path),
+    }
+
+
+def _described(record: Measurement) -> Mapping[str, Any]:
+    names = ("run", "arm", "source", "status", "valid", "invalid_reasons", "completed", "failed", "error", "key", "started_at")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "overloaded": is_overloaded(record),
+        "unsteady": is_unsteady(record),
+        "disaggregated": record.arm_info.get("disaggregated"),
+        "gpus": record.arm_info.get("gpus"),
+        "instances": record.arm_info.get("instances"),
+        "cautions": tuple(record.provenance.get("cautions") or ()),
+    }
+
+
+def _taken_apart(record: Measurement) -> Mapping[str, Any]:
+    """The parts of the TTFT, and the mean time of a KV transfer: the part of that name or, where the record has no parts, NIXL's
+    time by its transfers."""
+    parts = record.telemetry.get("ttft") or {}
+    columns = {name: parts.get(name.removeprefix("ttft_")) for name in TTFT_COLUMNS}
+    totals = record.telemetry.get("totals") or {}
+    transfers, time_s = totals.get("nixl_transfers"), totals.get("nixl_transfer_time_s")
+    counted = 1000 * time_s / transfers if transfers and time_s is not None else None
+    part = columns["ttft_transfer_ms"]
+    return {**columns, "transfer_ms": counted if part is None else part}
+
+
+def _evidence(record: Measurement, folder: Path) -> Mapping[str, Any]:
+    bins = record.distributions.get("itl_ms")
+    files = {f"{what}_file": RunFolder(folder).beside_raw(record, what) for what in ("requests", "timeline")}
+    return {
+        "itl_bins": np.array(sorted((int(i), n) for i, n in bins.items()), dtype=np.int64) if bins else None,
+        **{column: str(path) if path.is_file() else None for column, path in files.items()},
+    }

@@ -1,0 +1,70 @@
+"""Words of the command line or a run's config.yaml in, a service level objective out: bounds that each request must keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pdslurm.errors import ResultsError
+from pdslurm.records.measurement import REQUEST_COLUMNS
+
+Slo = Mapping[str, float]  # column of REQUEST_COLUMNS → its bound in ms, itself allowed
+ALLOWED = tuple(name for name in REQUEST_COLUMNS if name.endswith("_ms"))
+EXAMPLE = "ttft_ms=500,tpot_ms=50"
+
+
+def parse(text: str) -> Slo:
+    """`ttft_ms=500,tpot_ms=50`. Raises ResultsError naming what is not a bound."""
+    return checked((part.partition("=")[::2] for part in text.split(",")), f"slo={text}")
+
+
+def of_runs(folders: Iterable[str]) -> Slo | None:
+    """The SLO that the runs' config.yaml name, None where none does. Raises ResultsError when they name different ones."""
+    named = {folder: slo for folder in folders if (slo := of_config(Path(folder) / "config.yaml"))}
+    if len({tuple(sorted(slo.items())) for slo in named.values()}) > 1:
+        said = "; ".join(f"{folder}: {text(slo)}" for folder, slo in named.items())
+        raise ResultsError(f"slo: the runs' config.yaml name different ones ({said}); give --slo {EXAMPLE}")
+    return next(iter(named.values()), None)
+
+
+def of_config(path: Path) -> Slo | None:
+    """The bounds under `slo` in a config.yaml as pdslurm writes it, a scalar a line. (Figures must be possible on a laptop that has
+    no YAML parser.) None where there is no such key, or no bound under it."""
+    if not path.is_file():
+        return None
+    block = re.search(r"^slo:\n((?: +.*\n?)+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = re.findall(r"^  (\w+_ms): (\S+)$", block[1], re.MULTILINE) if block else []
+    given = [(name, value) for name, value in lines if value not in ("null", "~")]
+    return checked(given, str(path)) if given else None
+
+
+def scalar_of_runs(folders: Iterable[str], block: str, name: str) -> str | None:
+    """`name` under `block` in the first run's config.yaml that has it; None where none has, or it is null."""
+    for folder in folders:
+        path = Path(folder) / "config.yaml"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        found = re.search(rf"^{block}:\n(?: +.*\n)*?  {name}: (\S+)$", text, re.MULTILINE)
+        if found and found[1] not in ("null", "~"):
+            return found[1]
+    return None
+
+
+def checked(given: Iterable[tuple[str, str]], where: str) -> Slo:
+    """The bounds as numbers."""
+    out = {}
+    for name, value in given:
+        try:
+            out[name.strip()] = bound = float(value)
+        except ValueError:
+            bound = 0.0
+        if name.strip() not in ALLOWED or not 0 < bound < float("inf"):
+            allowed = f"a bound in ms above 0 for one or more of {', '.join(ALLOWED)}"
+            raise ResultsError(f"{where}: {name.strip()}={value} is no bound; give {allowed}, as in {EXAMPLE}")
+    return out
+
+
+def text(slo: Slo) -> str:
+    """`TTFT at most 500 ms, TPOT at most 50 ms`."""
+    words = {"itl_max_ms": "longest ITL", "e2el_ms": "E2E"}
+    return ", ".join(f"{words.get(name, name.removesuffix('_ms').upper())} at most {bound:g} ms" for name, bound in slo.items())

@@ -1,0 +1,232 @@
+"""Two run folders in, text out: what differs between them in configuration, versions, command lines and results.
+
+Results are compared where both runs have valid repeats of the same arm at the same setting: the difference of their means with
+Welch's 95 % interval (B. L. Welch 1947; degrees of freedom after Satterthwaite, rounded down). It takes repeats to be independent
+and about normal, which two or three repeats can hardly show; an interval from two repeats each is honest but wide."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load.frame import SETTING, find, load
+from analysis.load.provenance import RunFiles, options
+from analysis.report.summary import aligned, cell_text, number_text
+from analysis.stats import repeats
+from pdslurm.errors import ResultsError
+from pdslurm.records.intervals import t_95
+
+METRICS = {
+    "output_throughput_tok_s": "output tok/s",
+    "mean_ttft_ms": "mean TTFT ms",
+    "mean_itl_ms": "mean ITL ms",
+    "p99_ttft_ms": "p99 TTFT ms",
+}
+PLACE = ("run_dir", "run_root")  # where a run lies
+MOMENT = ("code.command", "host.shm_free", "host.free")  # of the machine when it began
+# What a node or a free port decides, in command lines and environments.
+PLACES = frozenset(
+    {"--host", "--port", "--prometheus-host", "--prometheus-port", "--data-parallel-address", "--data-parallel-rpc-port"}
+    | {"--master-addr", "--master-port", "VLLM_HOST_IP", "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"}
+)
+LONGEST = 300  # characters of a value; what is longer is cut
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two means, second minus first, with its 95 % interval; NaN where a side has one repeat."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        if math.isnan(self.low):
+            return "spread unknown"
+        return "not distinguishable" if self.low <= 0 <= self.high else "differs"
+
+
+def diff(first: Path, second: Path) -> str:
+    """The whole text. Raises ResultsError when a path is not exactly one run's folder."""
+    a, b = one_run(first), one_run(second)
+    out = [f"A: {a.path}", f"B: {b.path}"]
+    for heading, found in (
+        ("configuration (config.yaml)", between(a.config, b.config, skipped=PLACE)),
+        ("versions, host and code (versions.json)", between(a.versions, b.versions, skipped=MOMENT)),
+        ("command lines (plan.json), without hosts and ports", _commands(a, b)),
+    ):
+        out += [
+            "",
+            f"{heading}: {'the same' if found == [] else ''}".rstrip()
+            if found is not None
+            else f"{heading}: unknown: {_missing(a, b)}",
+        ]
+        out += [f"  {line}" for line in found or ()]
+    return "\n".join([*out, "", *results(load([a.path]), load([b.path])), ""])
+
+
+def one_run(path: Path) -> RunFiles:
+    found = find(path)
+    if len(found) > 1:
+        raise ResultsError(f"{path}: holds {len(found)} runs; give one run's folder, such as {found[0].folder}")
+    return RunFiles(found[0].folder)
+
+
+def _missing(a: RunFiles, b: RunFiles) -> str:
+    return f"a file is missing in {a.path if len(a.present()) <= len(b.present()) else b.path}"
+
+
+# --- what was set
+
+
+def between(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None, *, skipped: Sequence[str] = ()) -> list[str] | None:
+    """`a.b: 1 | 2` for each value that differs, by its path; None where a side is not known."""
+    if a is None or b is None:
+        return None
+    left, right = flat(a), flat(b)
+    keys = [key for key in dict.fromkeys((*left, *right)) if not any(f"{key}.".startswith(f"{name}.") for name in skipped)]
+    absent = object()
+    return [f"{key}: {_shown(left, key)} | {_shown(right, key)}" for key in keys if left.get(key, absent) != right.get(key, absent)]
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    text = " ".join(str(values[key]).split()) if key in values else "(not there)"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted paths; lists are values."""
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            out |= flat(inner, f"{path}{key}.")
+        else:
+            out[f"{path}{key}"] = inner
+    return out
+
+
+# --- what was run
+
+
+def _commands(a: RunFiles, b: RunFiles) -> list[str] | None:
+    if a.plan is None or b.plan is None:
+        return None
+    left, right = arms_of(a.plan), arms_of(b.plan)
+    out = [
+        f"arm {arm}: only in {'A' if arm in left else 'B'}"
+        for arm in dict.fromkeys((*left, *right))
+        if not (arm in left and arm in right)
+    ]
+    for arm in left:
+        if arm in right:
+            out += _grouped(arm, left[arm], right[arm])
+    return out
+
+
+def arms_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, str]]]:
+    """Arm → process → its options, variables and place in words, as far as no host or port decides them."""
+    out: dict[str, dict[str, Mapping[str, str]]] = {arm: {} for group in plan.get("sets", []) for arm in group["arms"]}
+    for process in plan.get("processes", []):
+        arms = process.get("roles") or ({process["arm"]: process["role"]} if "arm" in process else {})
+        for arm, role in arms.items():
+            out.setdefault(arm, {})[process["name"]] = {"role": role, **words_of(process)}
+    return out
+
+
+def words_of(process: Mapping[str, Any]) -> dict[str, str]:
+    argv = [re.sub(r"https?://[^\s\"']+", "URL", str(word)) for word in process.get("argv", [])]
+    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    values = {"command": " ".join(argv[:first]), **options(argv[first:])}
+    values |= {str(name): str(value) for name, value in process.get("env", {}).items()}
+    values["GPUs"] = str(len(process.get("gpus", [])))
+    return {name: value for name, value in values.items() if name not in PLACES}
+
+
+def _grouped(arm: str, left: Mapping[str, Mapping[str, str]], right: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """One line for each thing that differs, with the processes that it differs in."""
+    lines: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*left, *right)):
+        if name in left and name in right:
+            for line in between(left[name], right[name]) or ():
+                lines.setdefault(line, []).append(name)
+        else:
+            lines.setdefault(f"process only in {'A' if name in left else 'B'}", []).append(name)
+    for line, names in lines.items():
+        yield f"{arm} ({', '.join(names) if len(names) <= 4 else f'{len(names)} processes'}): {line}"
+
+
+# --- what came out
+
+
+def results(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
+    """A table of both means and their difference for each arm, setting and metric that both runs have."""
+    a, b = (_samples(frame) for frame in (first, second))
+    shared = [key for key in a if key in b]
+    only = [f"{len([k for k in some if k not in other])} only in {name}" for name, some, other in (("A", a, b), ("B", b, a))]
+    head = f"results: {len(shared)} arms at settings in both, {', '.join(only)}"
+    if not shared:
+        return [f"{head}; nothing to compare"]
+    varied = [i for i, _ in enumerate(SETTING) if len({key[1:][i] for key in shared}) > 1] or [0, 1]
+    cells = [["arm", *(SETTING[i] for i in varied), "", "A", "n", "B", "n", "B - A", "95 % interval", "", ""]]
+    verdicts = []
+    for key in sorted(shared, key=str):
+        for metric, words in METRICS.items():
+            x, y = a[key].get(metric, []), b[key].get(metric, [])
+            if not x or not y:
+                continue
+            found = difference(x, y)
+            verdicts.append(found.verdict)
+            mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+            share = f"{100 * found.value / mean_x:+.1f} %" if mean_x else "-"
+            interval = "-" if math.isnan(found.low) else f"[{_signed(found.low)}, {_signed(found.high)}]"
+            setting = [cell_text(key[1:][i]) for i in varied]
+            numbers = [number_text(mean_x), str(len(x)), number_text(mean_y), str(len(y)), _signed(found.value), interval, share]
+            cells.append([str(key[0]), *setting, words, *numbers, found.verdict])
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
+    chance = f"of {len(verdicts)} differences {len(verdicts) / 20:.1g} seem to differ by chance alone"
+    return [f"{head}; {counts} (95 % intervals: {chance})", *_directions(cells, place=1 + len(varied)), *aligned(cells, left=0)]
+
+
+def _directions(cells: Sequence[Sequence[str]], *, place: int) -> Iterator[str]:
+    """How often B lies above A: single differences that cannot be told from noise may still all point one way."""
+    for words in METRICS.values():
+        signs = [row[place + 5][0] for row in cells[1:] if row[place] == words]
+        if signs:
+            yield f"  {words}: B above A at {signs.count('+')} of {len(signs)}"
+
+
+def _samples(frame: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, list[float]]]:
+    """(arm, setting…) → metric → its value in each valid repeat."""
+    judged = repeats.judge(frame)
+    out: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    for row in judged[judged["use"] == "used"].to_dict("records"):
+        values = out.setdefault((row["arm"], *(row[name] for name in SETTING)), {})
+        for metric in METRICS:
+            if pd.notna(row[metric]):
+                values.setdefault(metric, []).append(float(row[metric]))
+    return out
+
+
+def difference(x: Sequence[float], y: Sequence[float]) -> Difference:
+    """Mean of y minus mean of x with Welch's interval."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    value = mean_y - mean_x
+    if min(len(x), len(y)) < 2:
+        return Difference(value, math.nan, math.nan)
+    of_x, of_y = (sum((v - m) ** 2 for v in some) / (len(some) - 1) / len(some) for some, m in ((x, mean_x), (y, mean_y)))
+    if of_x + of_y == 0:
+        return Difference(value, value, value)
+    freedom = (of_x + of_y) ** 2 / (of_x**2 / (len(x) - 1) + of_y**2 / (len(y) - 1))
+    half = t_95(max(math.floor(freedom + 1e-9), 1)) * math.sqrt(of_x + of_y)
+    return Difference(value, value - half, value + half)
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else '-' if value < 0 else ''}{number_text(abs(value))}"

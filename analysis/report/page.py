@@ -1,0 +1,200 @@
+"""Loaded records and their run folders in, one HTML page out that needs nothing else: verdict, figures, evidence, provenance.
+
+Nothing is fetched: style and script are in the page, and its own policy forbids the browser anything else, scripts that came in
+with a record too. Links lead to the records where the page lies in or beside the runs; where
+they are few their JSON is in the page as well."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+
+from analysis.figures.atlas import drawings
+from analysis.figures.by_workload import MAX_PANELS
+from analysis.figures.panels import fixed_text, panels
+from analysis.figures.style import looks
+from analysis.figures.write import Drawing
+from analysis.load import slo
+from analysis.load.frame import SETTING
+from analysis.load.provenance import RunFiles
+from analysis.report import evidence, machinery
+from analysis.report.chart import MEASURES, Group, Key, chart, swatch
+from analysis.report.files import write_text
+from analysis.report.markup import Markup, join, table, tag
+from analysis.report.summary import summary
+from analysis.stats import repeats
+from analysis.stats.capacity import rates_of
+from analysis.stats.paired import percent_text
+from analysis.stats.repeats import comparable
+from analysis.stats.verdict import decisions_of
+from pdslurm.errors import ResultsError
+from pdslurm.records.measurement import load_record
+
+HERE = Path(__file__).parent
+MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
+MOST_DECISIONS = 200  # settings whose comparisons are listed
+OPEN_CHARTS = 3  # of MEASURES; the others are folded
+Section = tuple[str, str, Callable[[], object]]  # anchor, heading, what is in it
+SHORT = {"ttft": "TTFT", "plans": "Arms"}  # in the menu, where it is not the heading
+
+
+def verdict_text(frame: pd.DataFrame) -> str:
+    """The words that the page begins with: paragraphs, and after a blank line a table of plain text."""
+    return summary(frame)
+
+
+def report(frame: pd.DataFrame, out: Path) -> str:
+    """The page that will lie at `out`. Raises ResultsError when a record or a run's file cannot be read."""
+    judged = repeats.judge(frame)
+    records = {path: load_record(Path(path)) for path in judged["path"]}
+    runs = [RunFiles(Path(folder)) for folder in dict.fromkeys(judged["folder"])]
+    page = evidence.page_of(judged, records, out.parent)
+    sections: list[Section] = [
+        ("verdict", "Verdict", lambda: verdict(judged)),
+        ("figures", "Figures", lambda: interactive(judged, page.groups)),
+        ("numbers", "Numbers", lambda: evidence.numbers(page)),
+        ("ttft", "Where the time to first token goes", lambda: evidence.ttft(page)),
+        ("print", "Figures for print", lambda: printed(frame)),
+        ("validity", "Validity", lambda: evidence.validity(page)),
+        ("fairness", "Fairness", lambda: machinery.fairness(runs)),
+        ("plans", "Arms and processes", lambda: machinery.plans(runs, out.parent)),
+        ("provenance", "Provenance", lambda: machinery.provenance(runs, out.parent)),
+        ("measurements", "Measurements", lambda: evidence.measurements(page)),
+    ]
+    made = [(anchor, heading, content()) for anchor, heading, content in sections]
+    shown = [(anchor, heading, content) for anchor, heading, content in made if content]
+    body = join(
+        tag("section", tag("h2", heading, id=anchor), content, aria_labelledby=anchor) for anchor, heading, content in shown
+    )
+    menu = tag("nav", tag("ul", *(tag("li", tag("a", SHORT.get(a, h), href=f"#{a}")) for a, h, _ in shown)), aria_label="Sections")
+    return document(title_of(judged), menu, head(judged, runs), body)
+
+
+def document(title: str, menu: Markup, header: Markup, body: Markup) -> str:
+    """The whole file. The policy names the script by its hash, so that no other runs."""
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    meta = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    ]
+    foot = tag(
+        "footer",
+        "Made by pdslurm (python -m analysis report). Values of marks are means over repeats; folded sections open by a click.",
+    )
+    tip = tag("div", id="tip", role="dialog", aria_label="About this point", tabindex="-1", hidden=True)
+    content = [tag("header", header), menu, tag("main", body), foot, tip, tag("script", Markup(script))]
+    return f"<!DOCTYPE html>\n{tag('html', tag('head', *meta), tag('body', *content), lang='en')}\n"
+
+
+def title_of(judged: pd.DataFrame) -> str:
+    return f"pdslurm report: {', '.join(dict.fromkeys(judged['run'].astype(str)))}"
+
+
+def head(judged: pd.DataFrame, runs: Sequence[RunFiles]) -> Markup:
+    """What was measured, where, when, and what limits its worth."""
+    where = [f"{(r.plan or {}).get('model', 'unknown model')} on cluster {(r.plan or {}).get('cluster', 'unknown')}" for r in runs]
+    arms = list(dict.fromkeys(judged["series"]))
+    when = sorted(judged["started_at"].astype(str))
+    days = f"{when[0][:16].replace('T', ' ')} to {when[-1][:16].replace('T', ' ')} UTC"
+    line = f"{'; '.join(dict.fromkeys(where))} · {repeats.plural(len(arms), 'arm')} · {days} · {repeats.left_out_text(judged)}"
+    cautions = repeats.cautions(judged)
+    caution = tag("p", tag("strong", "Limits of the evidence: "), "; ".join(cautions), class_="caution") if cautions else None
+    return join([tag("h1", title_of(judged)), tag("p", line, class_="soft"), caution])
+
+
+def verdict(judged: pd.DataFrame) -> Markup:
+    """The verdict's paragraphs as prose, each decision behind it as a row, the text's own table as it is."""
+    *prose, last = verdict_text(judged.drop(columns=["use", "series"])).strip("\n").split("\n\n")
+    if "\n" not in last or not prose:
+        prose, last = [*prose, last], ""
+    said = [tag("p", " ".join(p.split()), class_="verdict" if i == 0 else None) for i, p in enumerate(prose)]
+    folded = tag("details", tag("summary", "The same as a table of text"), tag("pre", last, tabindex="0")) if last else None
+    return join([*said, decisions(judged), folded])
+
+
+def decisions(judged: pd.DataFrame) -> Markup | None:
+    """How far the best P/D arm leads the best arm without, at every setting; nothing where arms of one kind are missing."""
+    used = comparable(judged[judged["use"] == "used"])
+    settings = used.groupby(list(SETTING)).ngroups
+    if settings > MOST_DECISIONS:
+        return tag("p", f"The comparisons at each of {settings} settings are not listed: there are too many.", class_="soft")
+    found = decisions_of(used, rates_of(judged))
+    if not found:
+        return None
+    words = [", ".join(fixed_text(name, value) for name, value in d.setting.items()) for d in found]
+    rows = [
+        [setting, d.measure.words, d.pd_arm, d.plain_arm, percent_text(d.lead), d.lead.pairs, d.answer]
+        for d, setting in zip(found, words, strict=True)
+    ]
+    heading = ["workload", "by", "best P/D arm", "best other arm", "P/D leads by", "pairs", "answer"]
+    caption = "Ratio of paired repeats with its 95 % interval from 3 pairs on; a negative lead is a loss"
+    count = tag("summary", repeats.plural(len(rows), "comparison"))
+    return tag("details", count, table(heading, rows, caption=caption))
+
+
+def interactive(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:
+    """A legend that switches arms, and a chart for each measure and panel; what is asked first is open."""
+    every = panels(judged)
+    found = every[:MAX_PANELS]
+    styles = looks(judged)
+    legend = tag("div", *(swatch(label, look) for label, look in styles.items()), class_="legend", role="group", aria_label="Arms")
+    out: list[object] = [
+        tag(
+            "p",
+            "Point at a mark, or move to it with Tab, for its value, interval and records; click to keep that open.",
+            class_="soft",
+        )
+    ]
+    for i, measure in enumerate(MEASURES):
+        drawn = tag("div", *(chart(panel, found, measure, styles, groups.get) for panel in found), class_="charts")
+        heading = f"{measure.heading}: {measure.better} is better"
+        if i < OPEN_CHARTS:
+            out += [tag("h3", heading), legend if i == 0 else None, drawn]
+        else:
+            out.append(tag("details", tag("summary", heading), drawn))
+    if len(every) > MAX_PANELS:
+        out.append(tag("p", f"{len(every) - MAX_PANELS} more panels are not drawn; give fewer runs."))
+    return join(out)
+
+
+def printed(frame: pd.DataFrame) -> Markup:
+    """Every figure of `python -m analysis figures`, as it goes into a paper."""
+    shown, missing = [], []
+    try:
+        for name, drawing in drawings(frame, slo=slo.of_runs(sorted(frame["folder"].unique()))):
+            if isinstance(drawing, str):
+                missing.append(tag("li", f"{name}: not drawn; it needs {drawing}"))
+                continue
+            words = " ".join(" ".join(text.get_text().split()) for text in drawing.figure.texts)
+            shown.append(tag("figure", tag("img", src=picture(drawing), alt=f"{name}: {words}", loading="lazy")))
+    except ResultsError as error:
+        return tag("p", str(error))
+    how = "As vector files: python -m analysis figures RUN --out DIR."
+    return join([tag("p", how, class_="soft"), tag("div", *shown, class_="print"), tag("ul", *missing, class_="soft")])
+
+
+def picture(drawing: Drawing) -> str:
+    """A data: address of the figure; as an image its text cannot become part of the page."""
+    figure = drawing.figure
+    marks = sum(len(line.get_xdata()) for ax in figure.axes for line in ax.lines)  # type: ignore[arg-type, misc]
+    kind, mime = ("svg", "image/svg+xml") if marks <= MOST_MARKS else ("png", "image/png")
+    file = io.BytesIO()
+    with mpl.rc_context({**drawing.rc, "svg.hashsalt": "pdslurm"}):
+        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return f"data:{mime};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def write(frame: pd.DataFrame, out: Path) -> Path:
+    """Writes the page. Raises ResultsError when it cannot."""
+    return write_text(out, report(frame, out))

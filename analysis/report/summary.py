@@ -1,0 +1,192 @@
+"""Loaded records in, a paragraph and a small table of text out: which arm was ahead where, and what that is worth.
+
+Two arms are distinguishable only where their intervals or ranges do not overlap; where spread is unknown nothing is."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.load import slo
+from analysis.load.frame import SETTING
+from analysis.stats import capacity, repeats, suggestion
+from analysis.stats.capacity import rates_of
+from analysis.stats.repeats import comparable
+from analysis.stats.verdict import verdict
+
+WIDTH = 100
+KEYS = ("series", *SETTING)
+MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One column of the verdict: what is compared, in whose words, and whether the largest value is the best."""
+
+    metric: str
+    best: str
+    heading: str
+    largest: bool
+
+
+CRITERIA = (
+    Criterion("output_throughput_tok_s", "highest output throughput", "output tok/s", largest=True),
+    Criterion("mean_ttft_ms", "lowest mean TTFT", "mean TTFT ms", largest=False),
+    Criterion("mean_itl_ms", "lowest mean ITL", "mean ITL ms", largest=False),
+)
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """The whole text, wrapped to WIDTH but for the table."""
+    judged = repeats.judge(frame)
+    used = judged[judged["use"] == "used"]
+    rates = rates_of(judged)
+    shown = [verdict(comparable(used), rates), ranking(comparable(used)) if rates.empty else searched(judged, used, rates)]
+    paragraphs = [" ".join(sentences) for sentences in (*shown, evidence(judged, used))]
+    filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
+    text = "\n\n".join(filled)
+    return f"{text}\n\n{table(used)}" if len(used) else f"{text}\n"
+
+
+def searched(judged: pd.DataFrame, used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+    """Sentences on a search for the highest rates: what each arm held, which ratio was suggested, what it costs."""
+    folders = sorted(judged["folder"].unique())
+    price = slo.scalar_of_runs(folders, "budget", "price_per_gpu_hour")
+    currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
+    return [
+        *capacity.text(rates),
+        *suggestion.text(used, rates),
+        *suggestion.costs(rates, float(price) if price else None, currency),
+    ]
+
+
+def ranking(used: pd.DataFrame) -> list[str]:
+    """Sentences on which arm was best at how many settings, for each criterion."""
+    if used.empty:
+        return ["No valid measurement: there is nothing to compare."]
+    arms = used["series"].nunique()
+    settings = used.groupby(list(SETTING))["series"].nunique()
+    if arms == 1:
+        return [f"One arm, {used['series'].iloc[0]}, at {repeats.plural(len(settings), 'setting')}: nothing to compare it with."]
+    shared = int((settings > 1).sum())
+    if not shared:
+        return [f"{arms} arms, but no setting that two of them have a valid measurement of: nothing can be compared."]
+    sentences = [f"{arms} arms at {repeats.plural(len(settings), 'setting')}."]
+    if (settings < arms).any():
+        sentences.append(f"Not every arm has a valid measurement of every setting: {_missing(used, len(settings))}.")
+    return [*sentences, *(winners(used, criterion) for criterion in CRITERIA), grounds(used)]
+
+
+def _missing(used: pd.DataFrame, settings: int) -> str:
+    have = used.drop_duplicates(list(KEYS)).groupby("series").size()
+    return ", ".join(f"{label} at {count} of {settings}" for label, count in have.items() if count < settings)
+
+
+def winners(used: pd.DataFrame, criterion: Criterion) -> str:
+    """`Lowest mean ITL: pd_1p3d at 7 of 8 (distinguishable from every other arm at 5), route_4 at 1 (not distinguishable).`"""
+    best = leaders(used, criterion)
+    if best.empty:
+        return f"No {criterion.metric} to compare."
+    parts: list[str] = []
+    counts = best.groupby("series")["apart"].agg(["size", "sum"]).sort_values(["size", "sum"], ascending=False, kind="stable")
+    for label, (wins, apart) in zip(counts.index, counts.itertuples(index=False), strict=True):
+        worth = f" (distinguishable from every other arm at {apart})" if apart else " (not distinguishable)"
+        parts.append(f"{label} at {wins}{'' if parts else f' of {len(best)}'}{worth}")
+    return f"{criterion.best[0].upper()}{criterion.best[1:]}: {', '.join(parts)}."
+
+
+def leaders(used: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
+    """For each setting that two arms or more have: the series with the best mean, and whether it is apart from all others."""
+    means = repeats.aggregate(used, criterion.metric, KEYS)
+    rows = []
+    for setting, arms in means.groupby(list(SETTING)):
+        if len(arms) < 2:
+            continue
+        ordered = arms.sort_values("mean", ascending=not criterion.largest, kind="stable")
+        first, others = ordered.iloc[0], ordered.iloc[1:]
+        # NaN, which stands for a spread that is not known, compares false: not apart.
+        gaps = first["low"] > others["high"] if criterion.largest else first["high"] < others["low"]
+        rows.append((*setting, first["series"], bool(gaps.all())))
+    return pd.DataFrame(rows, columns=[*SETTING, "series", "apart"])
+
+
+def grounds(used: pd.DataFrame) -> str:
+    """What `distinguishable` stands on."""
+    fewest = int(used.groupby(list(KEYS)).size().min())
+    if fewest == 1:
+        return (
+            "Some points have one repeat: their spread is not known, so nothing is distinguishable from them; measure more repeats."
+        )
+    if fewest == 2:
+        return (
+            "Distinguishable means that ranges (95 % intervals from 3 repeats on) do not overlap. With 2 repeats each that "
+            "happens to two equal arms at one setting in three, so measure 3 or more before you rely on it."
+        )
+    return "Distinguishable means that the 95 % intervals of the means do not overlap."
+
+
+def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
+    """Sentences on what the numbers stand on: valid measurements, repeats, source and cautions."""
+    sentences = [f"{repeats.left_out_text(judged)}."]
+    if len(used) < len(judged):
+        reasons = repeats.reasons(judged)
+        said = [f"{reason} ({count})" for reason, count in list(reasons.items())[:MOST_REASONS]]
+        sentences += [f"Reasons: {'; '.join(said)}{'; …' if len(reasons) > MOST_REASONS else ''}."] if said else []
+    basis = [repeats.repeats_text(used.groupby(list(KEYS)).size())] if len(used) else []
+    sources = sorted(judged["source"].unique())
+    basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
+    basis += repeats.cautions(judged)
+    worth = " — this shows that the machinery works; it is not a result" if is_rehearsal(judged) else ""
+    return [*sentences, f"Evidence: {', '.join(basis)}{worth}."]
+
+
+def is_rehearsal(judged: pd.DataFrame) -> bool:
+    """Whether the run's own cautions say that it was no measurement of a real model."""
+    return any("dummy" in caution.lower() for caution in repeats.cautions(judged))
+
+
+def table(used: pd.DataFrame) -> str:
+    """A row for each setting and arm: mean over repeats, and its interval or range in brackets. What never varies is said above."""
+    varied = [name for name in SETTING if used[name].nunique() > 1]
+    order = [*(varied or SETTING[:2]), "series"]
+    rows = used.groupby(list(KEYS)).size().rename("n").reset_index().sort_values(order, kind="stable")
+    for criterion in CRITERIA:
+        means = repeats.aggregate(used, criterion.metric, KEYS)
+        means[criterion.heading] = [spread_text(*row) for row in means[["mean", "low", "high"]].itertuples(index=False)]
+        rows = rows.merge(means[[*KEYS, criterion.heading]], how="left", on=list(KEYS))
+    shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": "repeats"})
+    cells = [list(map(str, shown.columns)), *([cell_text(cell) for cell in row] for row in shown.itertuples(index=False))]
+    fixed = ", ".join(f"{name} {cell_text(used[name].iloc[0])}" for name in SETTING if name not in varied)
+    above = "mean over repeats [95 % t interval from 3 repeats on, smallest and largest of 2]"
+    return "\n".join([above, *([f"everywhere: {fixed}"] if fixed else []), *aligned(cells, left=len(varied)), ""])
+
+
+def spread_text(mean: float, low: float, high: float) -> str:
+    """`15,451 [15,300, 15,602]`, or the mean alone where its spread is not known."""
+    return number_text(mean) if pd.isna(low) else f"{number_text(mean)} [{number_text(low)}, {number_text(high)}]"
+
+
+def number_text(value: float) -> str:
+    """Four digits at least, never an exponent."""
+    decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 4
+    return f"{value:,.{decimals}f}"
+
+
+def cell_text(cell: object) -> str:
+    """Text for a cell: `-` for what is not known."""
+    if isinstance(cell, str):
+        return cell
+    return "-" if pd.isna(cell) else f"{cell:g}"  # type: ignore[call-overload]
+
+
+def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Columns of equal width: column `left` (the arm) to the left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    )
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,1 @@
+"""Loaded records in; means, capacities, ratios of arms and decisions out, with how sure they are."""

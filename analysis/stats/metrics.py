@@ -1,0 +1,146 @@
+"""Judged records and reduced requests in, new DataFrames out: what the figures beyond seed 004's four show.
+
+Nothing is read and nothing drawn. Rows are averaged or pooled over repeats of one series at one setting alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.load.frame import SETTING, TTFT_PARTS
+from analysis.load.request_files import Bins
+from analysis.stats import repeats
+
+DRAWS = 500  # of a bootstrap: its ends are then good to about a tenth of the interval's width
+KEYS = ("series", *SETTING)
+
+Counts = npt.NDArray[np.int64]
+
+
+def with_goodput(judged: pd.DataFrame, reduced: pd.DataFrame) -> pd.DataFrame:
+    """`goodput_per_s_gpu`: requests within the SLO by the point's duration and the arm's GPUs, as `vllm bench serve --goodput`
+    counts them. (DistServe, OSDI 2024, calls goodput the highest rate at which so many per cent of the requests are good.)"""
+    good = reduced["good"].reindex(judged.index)
+    return judged.assign(goodput_per_s_gpu=good / judged["duration_s"] / judged["gpus"])
+
+
+def with_rates(judged: pd.DataFrame) -> pd.DataFrame:
+    """`user_tok_s`: what one user sees, 1000 / mean TPOT. `gpu_tok_s`: output tokens/s by GPU."""
+    return judged.assign(user_tok_s=1000 / judged["mean_tpot_ms"], gpu_tok_s=judged["output_throughput_tok_s"] / judged["gpus"])
+
+
+def tradeoff(rated: pd.DataFrame) -> pd.DataFrame:
+    """Columns KEYS and mean, low, high of user_tok_s (…_x) and gpu_tok_s (…_y), from used records of `with_rates`."""
+    known = rated.dropna(subset=["user_tok_s", "gpu_tok_s"])
+    if known.empty:
+        return pd.DataFrame(columns=[*KEYS, *(f"{name}_{axis}" for axis in "xy" for name in ("mean", "low", "high"))])
+    x, y = (repeats.aggregate(known, name, KEYS).drop(columns="n") for name in ("user_tok_s", "gpu_tok_s"))
+    return x.merge(y, on=list(KEYS), suffixes=("_x", "_y"))
+
+
+def front(points: pd.DataFrame) -> pd.DataFrame:
+    """The points of `tradeoff` that no other is at least as good as in both means and better in one, by falling mean_y."""
+    ordered = points.sort_values(["mean_x", "mean_y"], ascending=False, kind="stable")
+    best = ordered["mean_y"].astype(float).cummax().shift(fill_value=-math.inf)
+    return ordered[ordered["mean_y"] > best].iloc[::-1]
+
+
+def floors(used: pd.DataFrame) -> pd.DataFrame:
+    """Mean TTFT of each arm that is one instance alone with one request in flight: no queue, no other's prefill, no transfer.
+    Columns KEYS, n, mean, low, high. No P/D arm of the same engine can be below it: KV transfer comes on top."""
+    plain = used["disaggregated"].map(lambda known: known is None or not known)
+    alone = plain & (used["instances"] == 1) & (used["max_concurrency"] == 1) & (used["source"] == "measured")
+    return repeats.aggregate(used[alone], "mean_ttft_ms", KEYS)
+
+
+def floor_for(floors: pd.DataFrame, output_len: float | str, load: float | str) -> pd.DataFrame:
+    """The floors at an output length or, where it was not measured there, at the shortest: the first token does not wait for those
+    after it. One row for each series and input length."""
+    mine = floors[floors["load"] == load]
+    exact = mine[mine["output_len"] == output_len]
+    chosen = mine[mine["output_len"] == mine["output_len"].min()] if exact.empty else exact
+    return chosen.drop_duplicates(["series", "input_len"])
+
+
+def parts(used: pd.DataFrame) -> pd.DataFrame:
+    """Where the mean TTFT goes: columns KEYS, n, mean, low, high (the measured TTFT), each of TTFT_PARTS in ms (0 where the arm has
+    none or none is known) and `rest`: measured less all of them, negative where they come to more."""
+    some = used[[f"ttft_{part}_ms" for part in TTFT_PARTS]].notna().any(axis=1)
+    known = used[some & used["ttft_measured_ms"].notna()]
+    if known.empty:
+        return pd.DataFrame(columns=[*KEYS, "n", "mean", "low", "high", *TTFT_PARTS, "rest"])
+    measured = repeats.aggregate(known, "ttft_measured_ms", KEYS)
+    columns = {f"ttft_{part}_ms": part for part in TTFT_PARTS}
+    means = known.groupby(list(KEYS))[list(columns)].mean().rename(columns=columns).reset_index()
+    # A part that is a difference of two clocks can come out a little below 0.
+    means[list(TTFT_PARTS)] = means[list(TTFT_PARTS)].clip(lower=0.0).fillna(0.0)
+    out = measured.merge(means, on=list(KEYS))
+    return out.assign(rest=out["mean"] - out[list(TTFT_PARTS)].sum(axis=1))
+
+
+# --- distributions
+
+
+def stacked(repeats: Iterable[Bins]) -> tuple[int, Counts]:
+    """The first bin, and a row of counts for each repeat, from there without a gap."""
+    some = list(repeats)
+    first, last = min(int(b[0, 0]) for b in some), max(int(b[-1, 0]) for b in some)
+    counts = np.zeros((len(some), last - first + 1), dtype=np.int64)
+    for row, found in zip(counts, some, strict=True):
+        row[found[:, 0] - first] = found[:, 1]
+    return first, counts
+
+
+def cdf(repeats: Sequence[Bins], per_decade: int) -> pd.DataFrame:
+    """Columns ms and share: the part of all values, of the repeats together, that is at most so large; at the edges of the bins."""
+    first, counts = stacked(repeats)
+    share = np.concatenate([[0.0], counts.sum(axis=0).cumsum() / counts.sum()])
+    ms = 10 ** ((first + np.arange(len(share))) / per_decade)
+    turns = np.ones(len(share), dtype=bool)  # what lies within a level or an empty stretch adds nothing to the line
+    turns[1:-1] = (share[1:-1] != share[:-2]) | (share[1:-1] != share[2:])
+    return pd.DataFrame({"ms": ms[turns], "share": share[turns]})
+
+
+def quantile(repeats: Sequence[Bins], per_decade: int, q: float) -> tuple[float, float, float]:
+    """The q-quantile of all values in ms, and the ends of its 95 % interval by a bootstrap in two stages: repeats, then the values
+    in them. (Values of one repeat depend on each other, so the second stage alone would make the interval too narrow; with one
+    repeat there is no other.) Error: half a bin, 0.6 % at 200 bins a decade, and the noise of DRAWS.
+
+    The second stage is drawn in one number: the m-th of n values drawn anew from a distribution F lies at F⁻¹(u) with
+    u ~ Beta(m, n - m + 1) (David and Nagaraja, Order Statistics, 2.3)."""
+    first, counts = stacked(repeats)
+    n = int(counts.sum())
+    m = max(1, math.ceil(q * n))
+    rng = np.random.default_rng(0)
+    chosen = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=DRAWS)
+    drawn = _inverse(chosen @ counts, rng.beta(m, n - m + 1, size=DRAWS))
+    at = _inverse(counts.sum(axis=0)[None, :], np.array([q]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    value, low, high = 10 ** ((first + np.array([at[0], low, high])) / per_decade)
+    return float(value), float(low), float(high)
+
+
+def _inverse(counts: Counts, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where, in bins from the first, each row of counts reaches its share; within a bin values are taken to lie evenly."""
+    cumulated = counts.cumsum(axis=1)
+    target = shares * cumulated[:, -1]
+    index = (cumulated >= target[:, None]).argmax(axis=1)
+    rows = np.arange(len(counts))
+    inside = counts[rows, index]
+    before = cumulated[rows, index] - inside
+    return np.asarray(index + (target - before) / np.maximum(inside, 1))
+
+
+def percentiles(used: pd.DataFrame, bins: pd.Series, per_decade: int, q: float, by: Sequence[str]) -> pd.DataFrame:
+    """Columns `by`, n (repeats), mean (here the quantile), low, high, from the records whose bins are known; `bins` is a column of
+    distributions at the records' index."""
+    known = bins.reindex(used.index).dropna()
+    rows = [
+        (*(key if isinstance(key, tuple) else (key,)), len(part), *quantile(list(part), per_decade, q))
+        for key, part in known.groupby([used.loc[known.index, name] for name in by])
+    ]
+    return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])

@@ -1,0 +1,113 @@
+"""Loaded records in, what may be shown of them out: which count, which series they belong to, mean and spread over repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import pandas as pd
+
+from analysis.load.frame import SETTING
+from pdslurm.records.intervals import ENOUGH, t_95
+
+T = TypeVar("T")
+# Why a record is not drawn, in the order in which it is said. `superseded`: the same arm, setting, repeat and seed was measured
+# again in the same folder under another key, so something that changes the number was changed; the newest stands.
+LEFT_OUT = ("failed", "invalid", "superseded")
+IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
+
+
+def judge(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `use` (used, or one of LEFT_OUT) and `series` (the label of the line it belongs to)."""
+    use = pd.Series("used", index=frame.index)
+    use[~frame["valid"]] = "invalid"
+    use[frame["status"] != "done"] = "failed"
+    done = frame[use != "failed"].sort_values("started_at", kind="stable")
+    use[done.index[done.duplicated(list(IDENTITY), keep="last")]] = "superseded"
+    return frame.assign(use=use, series=series(frame))
+
+
+def series(frame: pd.DataFrame) -> pd.Series[str]:
+    """A label for each row. Rows of one label may be averaged: same arm, same source, same run folder. The label says no more than
+    it must: the arm, `(simulated)` where it is not measured, and the run where an arm occurs in several runs."""
+    label = frame["arm"].astype(str) + frame["source"].map(lambda source: "" if source == "measured" else f" ({source})")
+    folders = frame.groupby(["arm", "source"])["folder"].transform("nunique")
+    runs = frame.groupby(["arm", "source"])["run"].transform("nunique")
+    where = frame["run"].where(runs == folders, frame["folder"]).astype(str)
+    return label.where(folders == 1, label + " [" + where + "]")
+
+
+def comparable(used: pd.DataFrame) -> pd.DataFrame:
+    """What arms are compared on: measurements where there are any, so that no prediction wins over a measurement."""
+    measured = used[used["source"] == "measured"]
+    return used if measured.empty else measured
+
+
+def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Columns `by`, n, mean, low, high: over the repeats that know `metric`. low and high are the 95 % t interval of the mean from
+    3 repeats on, the smallest and largest of 2 repeats, and NaN for one: its spread is not known."""
+    grouped = used.dropna(subset=[metric]).groupby(list(by), sort=True)[metric]
+    out = grouped.agg(n="count", mean="mean", std="std", low="min", high="max").reset_index()
+    half = out["std"] * out["n"].map(lambda n: t_95(n - 1)) / out["n"] ** 0.5
+    interval, several = out["n"] >= ENOUGH, out["n"] > 1
+    out["low"] = out["low"].where(~interval, out["mean"] - half).where(several)
+    out["high"] = out["high"].where(~interval, out["mean"] + half).where(several)
+    return out.drop(columns="std")
+
+
+def kind(n: int) -> str:
+    """What low and high of `aggregate` are for n repeats: interval, range or none."""
+    return "interval" if n >= ENOUGH else "range" if n == 2 else "none"
+
+
+def left_out(judged: pd.DataFrame) -> dict[str, int]:
+    """How many records are not used, by reason."""
+    counts = judged["use"].value_counts()
+    return {reason: int(counts[reason]) for reason in LEFT_OUT if reason in counts}
+
+
+def left_out_text(judged: pd.DataFrame) -> str:
+    """`3 of 60 measurements left out: 1 failed, 2 invalid` or that none was."""
+    counts, total = left_out(judged), len(judged)
+    if not counts:
+        return f"{total} of {plural(total, 'measurement')} valid"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return f"{sum(counts.values())} of {plural(total, 'measurement')} left out: {reasons}"
+
+
+def reasons(judged: pd.DataFrame) -> dict[str, int]:
+    """Why records are failed or invalid, in their own words (an error's first line), the commonest first."""
+    errors = judged.loc[judged["use"] == "failed", "error"].dropna().str.split("\n").str[0]
+    invalid = judged.loc[judged["use"] == "invalid", "invalid_reasons"].explode().dropna()
+    counts = pd.concat([errors.astype(object), invalid.astype(object)]).value_counts()
+    return {str(reason): int(count) for reason, count in counts.items()}
+
+
+def repeats_text(counts: pd.Series[int]) -> str:
+    """How many repeats the means stand on: `2 repeats per point`, `1 to 3 repeats per point`."""
+    low, high = int(counts.min()), int(counts.max())
+    if low == high:
+        return "1 repeat per point" if low == 1 else f"{low} repeats per point"
+    return f"{low} to {high} repeats per point"
+
+
+def cautions(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Every caution that a driver wrote into the records, once each, and what the records themselves give reason for."""
+    written = dict.fromkeys(caution for some in frame["cautions"].drop_duplicates() for caution in some)
+    gpus = frame.dropna(subset=["gpus"]).groupby("arm")["gpus"].max()
+    if gpus.nunique() > 1:
+        each = ", ".join(f"{arm} {count:g}" for arm, count in gpus.items())
+        written[f"arms with different numbers of GPUs ({each}), not scaled"] = None
+    return tuple(written)
+
+
+def spread(found: Sequence[T], most: int) -> list[T]:
+    """At most so many of them: all, or the first, the last and those at even distances between."""
+    if len(found) <= most or most < 2:
+        return list(found[:most])
+    return [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
+
+
+def plural(count: int, word: str) -> str:
+    """`1 setting`, `8 settings`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

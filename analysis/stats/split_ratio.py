@@ -1,0 +1,176 @@
+"""What one saturated prefill instance and one saturated decode instance were measured to do in; the P:D split of N instances that
+balances them, what every split and Route N should serve, and which splits have to be measured to be sure, out.
+
+    a = prompt tokens/s / input_len       requests/s that one prefill instance serves
+    b = output tokens/s / output_len      requests/s that one decode instance serves
+    P prefill and D decode instances      min(P·a, D·b), most at P:D = b:a
+    Route N, prefill and decode in turn   N·a·b / (a + b)
+
+Both last lines are the same number where P can be a fraction: by this arithmetic P/D never serves more than Route N. What it can
+gain is latency, and the requests that a colocated instance must refuse to keep its ITL: give `colocated_per_s`, measured
+under the same SLO, where that is the question.
+
+Source: the balance of a pipeline's stages; DistServe (Zhong et al. 2024, section 4) sizes its pools so.
+Known error: steady state and lengths close to their mean are assumed. Moving KV, the hand-over and uneven routing are left
+out and make P/D worse; a decode instance that gets fewer requests than it could batch makes it better in latency, not in rate.
+Chunked prefill rides on decode steps that wait for memory, so that Route N may serve up to N·min(a, b)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from analysis.stats.bounds import Interval, exact, least
+
+PREFILL, DECODE, EITHER = "prefill", "decode", "prefill or decode"
+CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not distinguishable"
+
+
+@dataclass(frozen=True)
+class Saturated:
+    """One prefill and one decode instance at saturation. Rates with their intervals (analysis.stats.bounds); `decode_tok_s` at the
+    concurrency that still keeps the ITL's SLO. Lengths in tokens, means of the workload.
+
+    A decode instance makes all `output_len` tokens: with vLLM's NixlConnector the token that prefill samples is dropped."""
+
+    prefill_tok_s: Interval
+    decode_tok_s: Interval
+    input_len: float
+    output_len: float
+
+    def __post_init__(self) -> None:
+        for field in ("prefill_tok_s", "decode_tok_s"):
+            low = getattr(self, field).low
+            if low <= 0:
+                raise ValueError(f"{field}: may be {low:g} by its interval; a rate above 0 is needed, measure more repeats")
+        for field in ("input_len", "output_len"):
+            length = getattr(self, field)
+            if length <= 0:
+                raise ValueError(f"{field}={length:g}: must be above 0; give the mean of the data set where lengths vary")
+
+    @property
+    def prefill_per_s(self) -> Interval:
+        """Requests/s of one prefill instance."""
+        return self.prefill_tok_s / self.input_len
+
+    @property
+    def decode_per_s(self) -> Interval:
+        """Requests/s of one decode instance."""
+        return self.decode_tok_s / self.output_len
+
+    @property
+    def prefill_for_a_decode(self) -> Interval:
+        """Prefill instances for one decode instance that balance it, P/D = b/a."""
+        return self.decode_per_s / self.prefill_per_s
+
+
+@dataclass(frozen=True)
+class Split:
+    """P prefill and D decode instances, the requests/s they should serve, and the side that bounds them. `bound` is "prefill or
+    decode" where the measurements' intervals leave that open."""
+
+    prefill: int
+    decode: int
+    per_s: Interval
+    bound: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefill}P{self.decode}D"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Every split of N instances by number of prefill instances, the best by the mean values, and how sure that is.
+
+    `candidates`: the splits that are the best for some pair of rates within the intervals. `to_measure`: these and the
+    neighbours of the best, which confirm or refute it. `route_overlapped` is the ceiling with perfectly chunked prefill."""
+
+    splits: tuple[Split, ...]
+    best: Split
+    candidates: tuple[Split, ...]
+    neighbours: tuple[Split, ...]
+    route: Interval
+    route_overlapped: Interval
+    route_measured: bool
+
+    @property
+    def to_measure(self) -> tuple[Split, ...]:
+        return tuple(split for split in self.splits if split in (*self.candidates, *self.neighbours))
+
+    @property
+    def gain_over_route(self) -> Interval:
+        """The best split's requests/s over Route N's, less 1."""
+        return self.best.per_s / self.route - 1.0
+
+
+@dataclass(frozen=True)
+class Confrontation:
+    """What measuring said to a suggestion: confirmed, refuted (by which split) or not distinguishable (from which). `errors`: by
+    split, predicted requests/s over measured, less 1."""
+
+    kind: str
+    others: tuple[Split, ...]
+    errors: Mapping[str, Interval]
+
+
+def suggest(one: Saturated, instances: int, *, colocated_per_s: Interval | None = None) -> Suggestion:
+    """The split of `instances` equal instances that should serve most. `colocated_per_s`: requests/s of one colocated instance
+    where it was measured; otherwise Route N is computed from the two rates. Raises ValueError for fewer than two instances."""
+    if instances < 2:
+        raise ValueError(f"instances={instances}: P/D needs two at least, one for each role")
+    splits = tuple(_split(one, p, instances - p) for p in range(1, instances))
+    best = splits[best_prefill(one.prefill_for_a_decode.value, instances) - 1]
+    first, last = (best_prefill(ratio, instances) for ratio in (one.prefill_for_a_decode.low, one.prefill_for_a_decode.high))
+    a, b = one.prefill_per_s, one.decode_per_s
+    return Suggestion(
+        splits=splits,
+        best=best,
+        candidates=splits[first - 1 : last],
+        neighbours=tuple(split for split in splits if abs(split.prefill - best.prefill) == 1),
+        route=(colocated_per_s or in_turn(a, b)) * instances,
+        route_overlapped=least(a, b) * instances,
+        route_measured=colocated_per_s is not None,
+    )
+
+
+def best_prefill(ratio: float, instances: int) -> int:
+    """The number of prefill instances of `instances` that serves most where P/D should be `ratio`; of two equals the smaller, which
+    leaves more memory for KV to decode.
+
+    It can only grow with the ratio, for min(P, D·ratio) does: so the best splits over an interval of ratios are all those between
+    the best of its ends."""
+    return max(range(1, instances), key=lambda p: (min(p, (instances - p) * ratio), -p))
+
+
+def in_turn(a: Interval, b: Interval) -> Interval:
+    """a·b / (a + b): requests/s of an instance that prefills at `a` and decodes at `b`, one after the other. It grows with both, so
+    that bounds go through; products and quotients of intervals would count each error twice."""
+
+    def rate(x: float, y: float) -> float:
+        return x * y / (x + y)
+
+    return Interval(rate(a.value, b.value), rate(a.low, b.low), rate(a.high, b.high))
+
+
+def confront(suggestion: Suggestion, measured: Mapping[tuple[int, int], Interval]) -> Confrontation:
+    """Whether measured requests/s, by (P, D), bear the suggestion out. The best must have been measured, and one other split."""
+    rates = {
+        split: measured[split.prefill, split.decode] for split in suggestion.splits if (split.prefill, split.decode) in measured
+    }
+    best = suggestion.best
+    if best not in rates or len(rates) < 2:
+        have = ", ".join(split.name for split in rates) or "none"
+        raise ValueError(f"measured has {have}; {best.name} and a neighbour are needed to confirm or refute it")
+    errors = {split.name: split.per_s / rate - 1.0 for split, rate in rates.items()}
+    better = tuple(split for split, rate in rates.items() if rate.low > rates[best].high)
+    level = tuple(split for split, rate in rates.items() if split != best and rate.overlaps(rates[best]))
+    if better:
+        return Confrontation(REFUTED, better, errors)
+    return Confrontation(OPEN, level, errors) if level else Confrontation(CONFIRMED, (), errors)
+
+
+def _split(one: Saturated, prefill: int, decode: int) -> Split:
+    ahead, behind = one.prefill_per_s * exact(prefill), one.decode_per_s * exact(decode)
+    bound = EITHER if ahead.overlaps(behind) else PREFILL if ahead.value < behind.value else DECODE
+    return Split(prefill, decode, least(ahead, behind), bound)

@@ -1,0 +1,260 @@
+"""The long-lived benchmark client: JSON commands in by stdin, JSON events out by stdout, `vllm bench serve` in between.
+
+Runs by itself in the engine's environment, which has nothing of pdslurm: of it the client takes only three files that
+need no more than it has. Importing vLLM costs 10-40 s; here it is paid once instead of once a point.
+
+    {"do": "prepare", "args": [...]}                   make a point's prompts ahead, while engines load
+    {"do": "run", "args": [...], "raw": PATH.json.gz, "requests": PATH.csv.gz}  measure; both paths may be null
+    {"do": "forget"}                                   drop prepared prompts
+
+`args` are those of `vllm bench serve` and of bench_load. Events: ready, progress, prepared, result, error."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TextIO
+
+ROOT = str(Path(__file__).parents[2])
+if not __package__:  # run by itself; afterwards nothing here may stand in front of what vLLM imports
+    sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
+from pdslurm.bench import load, output  # noqa: E402
+
+if not __package__:
+    sys.path.remove(ROOT)
+
+PR_SET_PDEATHSIG = 1
+FEEL_EVERY_S = 0.05
+BLOCK_SIZES = tuple(2**n for n in range(3, 13))  # tokens; that of an engine is only known to its driver
+# Results with one value a request stay in the raw file; the texts are random tokens and are not kept.
+PER_REQUEST = (
+    "input_lens",
+    "output_lens",
+    "start_times",
+    "ttfts",
+    "itls",
+    "latencies",
+    "queue_times",
+    "client_queue_times",
+    "errors",
+)
+
+
+class Progress:
+    """Stands in for tqdm inside vLLM's benchmark and reports at most five times a second. vLLM makes its bar right before the first
+    request and closes it after the last, which is when this thread's time is taken."""
+
+    events: TextIO
+    began = ended = (0.0, 0.0)  # of the latest bar: the clock, and this thread's CPU time
+    lags: list[float]  # while it was open: how late the event loop woke up, s
+
+    def __init__(self, *_: Any, total: int | None = None, **__: Any) -> None:
+        self.total, self.n, self.last = total or 0, 0, 0.0
+        Progress.began, Progress.ended, Progress.lags = thread_time(), (0.0, 0.0), []
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        now = time.monotonic()
+        if now - self.last > 0.2 or self.n == self.total:
+            self.last = now
+            emit(self.events, event="progress", done=self.n, total=max(self.total, self.n))  # a closed loop for a time goes on
+
+    def close(self) -> None:
+        Progress.ended = thread_time()
+
+
+def mend_stream_parser() -> None:
+    """vLLM's client strips every network chunk, so that one which ends after "data: " loses the blank, the next message no longer
+    starts with "data: " and a good answer counts as failed (seen once in 240 requests through the router). Puts the blank back."""
+    from vllm.benchmarks.lib import endpoint_request_func as module
+
+    handler = getattr(module, "StreamedResponseHandler", None)
+    if handler is None:
+        return
+    add_chunk = handler.add_chunk
+
+    def mended(self: Any, chunk: bytes) -> Any:
+        if self.buffer == "data:":
+            self.buffer = "data: "
+        return add_chunk(self, chunk)
+
+    handler.add_chunk = mended
+
+
+def emit(out: TextIO, **event: Any) -> None:
+    out.write(json.dumps(event, default=str) + "\n")
+    out.flush()
+
+
+class Client:
+    """Parses arguments as `vllm bench serve` does and keeps prepared prompts by the arguments that they depend on."""
+
+    def __init__(self, events: TextIO) -> None:
+        import numpy
+        from vllm.benchmarks import serve
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        self.serve, self.numpy, self.events = serve, numpy, events
+        self.parser = FlexibleArgumentParser()
+        serve.add_cli_args(self.parser)
+        load.add_arguments(self.parser)
+        self.make_samples = serve.get_samples
+        self.samples: dict[str, Any] = {}
+        self.taken: list[Any] = []  # the samples that were asked for last
+        mend_stream_parser()
+        Progress.events = events
+        serve.tqdm = Progress
+        serve.get_samples = self.get_samples
+
+    def parse(self, args: list[str]) -> argparse.Namespace:
+        namespace: argparse.Namespace = self.parser.parse_args(args)
+        return namespace
+
+    def get_samples(self, args: argparse.Namespace, tokenizer: Any, **more: Any) -> Any:
+        """vLLM's get_samples with a memory. Arms that send the same prompts share them. The random state afterwards is the same
+        whether the prompts were made now or before, so that arrival times are too."""
+        key = sample_key(args)
+        if key not in self.samples:
+            random.seed(args.seed)
+            self.numpy.random.seed(args.seed)
+            own = load.samples(args, tokenizer)
+            self.samples[key] = self.make_samples(args, tokenizer, **more) if own is None else own
+        random.seed(args.seed + 1)
+        self.numpy.random.seed(args.seed + 1)
+        self.taken = self.samples[key]
+        return self.taken
+
+    def prepare(self, args: argparse.Namespace) -> None:
+        """Does what main_async does before it asks for samples."""
+        tokenizer = self.serve.get_tokenizer(
+            args.tokenizer or args.model, tokenizer_mode=args.tokenizer_mode, trust_remote_code=args.trust_remote_code
+        )
+        self.get_samples(args, tokenizer)
+
+    def run(self, args: argparse.Namespace, raw: str | None, requests: str | None = None) -> dict[str, Any]:
+        """One point. Returns the summary without per-request data, which goes to `raw`, and a line of each to `requests`."""
+        if args.dataset_name in ("random", "random-mm"):
+            args.ignore_eos = True
+        sending = load.Sending(args)
+        cpu, start = cpu_s(), time.monotonic()
+        with sending.in_place(self.serve):
+            result: dict[str, Any] = asyncio.run(felt(self.serve.main_async(args)))
+        result["client_wall_s"], result["client_cpu_s"] = time.monotonic() - start, cpu_s() - cpu
+        gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
+        gc.collect()
+        result.pop("generated_texts", None)
+        result = output.with_latencies(result)
+        own = own_part(result)  # of all that was sent, also after a fixed time
+        result = sending.outcome(result, self.taken)
+        result["first_error"] = next((e for e in result.get("errors") or [] if e), None)
+        if raw:
+            output.write_json(Path(raw), output.to_microseconds(result))
+        if requests:
+            output.write_requests(Path(requests), result)
+        summary = {k: v for k, v in result.items() if k not in PER_REQUEST}
+        return {**summary, **own, "itl_histogram": output.itl_histogram(result)}
+
+
+def sample_key(args: argparse.Namespace) -> str:
+    """The arguments that prompts depend on: all but where they are sent and how fast."""
+    where = {"base_url", "host", "port", "request_id_prefix", "ready_check_timeout_sec"}
+    pace = {"request_rate", "max_concurrency", "burstiness", "self_timed", "pdslurm_duration_s", "pdslurm_no_stream"}
+    pace |= {"ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps"}
+    return repr([(k, v) for k, v in sorted(vars(args).items()) if k not in where | pace])
+
+
+async def felt(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Does `work` and notes how late the event loop wakes up meanwhile: so late is everything that it sends and times."""
+
+    async def feel() -> None:
+        while True:
+            due = time.perf_counter() + FEEL_EVERY_S
+            await asyncio.sleep(FEEL_EVERY_S)
+            if Progress.began[0] < due - FEEL_EVERY_S and not Progress.ended[0]:
+                Progress.lags.append(time.perf_counter() - due)
+
+    feeling = asyncio.create_task(feel())
+    try:
+        return await work
+    finally:
+        feeling.cancel()
+
+
+def own_part(result: dict[str, Any]) -> dict[str, Any]:
+    """What the checks of a point ask about the client itself and cannot tell from the summary: this thread's share of a core, how
+    late its event loop was, when requests went out and came back, what the prompts fill in KV blocks of any size. Times count from
+    the first request; `began_s` is that moment on this host's monotonic clock."""
+    starts, ends = result.get("start_times") or [], result.get("latencies") or []
+    lens = result.get("output_lens") or []
+    good = [i for i, n in enumerate(lens) if n]
+    firsts = result.get("ttfts") or []
+    first, (began, cpu), (ended, cpu_then) = min(starts, default=None), Progress.began, Progress.ended
+    prompts = [result["input_lens"][i] for i in good] if "input_lens" in result else []
+    lags = Progress.lags if ended else []
+    return {
+        "began_s": first,
+        "client_busy": (cpu_then - cpu) / (ended - began) if ended > began else None,
+        "loop_lag_ms": 1e3 * sum(lags) / len(lags) if lags else None,
+        "loop_lag_max_ms": 1e3 * max(lags) if lags else None,
+        "loop_looks": len(lags),
+        "sending_s": max(starts) - began if starts and ended else None,
+        "decode_s": sum(ends[i] - firsts[i] for i in good) if None not in (firsts or [None]) and ends else None,
+        "decode_tokens": sum(lens[i] - 1 for i in good),
+        "prompt_blocks": {str(size): sum(-(-n // size) for n in prompts) for size in BLOCK_SIZES} if prompts else None,
+        "spans": [[round(starts[i] - first, 6), round(starts[i] - first + ends[i], 6)] for i in good] if starts and ends else None,
+    }
+
+
+def thread_time() -> tuple[float, float]:
+    """The clock that vLLM's benchmark uses, and the CPU time of this thread, which runs its event loop."""
+    return time.perf_counter(), time.thread_time()
+
+
+def cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def answer(client: Client, command: dict[str, Any]) -> dict[str, Any]:
+    """Carries out one command."""
+    if command["do"] == "forget":
+        client.samples.clear()
+        return {"event": "forgotten"}
+    args = client.parse(command["args"])
+    if command["do"] == "prepare":
+        client.prepare(args)
+        return {"event": "prepared"}
+    return {"event": "result", "result": client.run(args, command.get("raw"), command.get("requests"))}
+
+
+def main() -> None:
+    """Serves commands until stdin ends. What vLLM prints goes to stderr, which is the client's log."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # stdin's end is seen only after a point
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    client = Client(events)
+    emit(events, event="ready", pid=os.getpid())
+    for line in sys.stdin:
+        try:
+            emit(events, **answer(client, json.loads(line)))
+        except (Exception, SystemExit) as error:  # argparse exits on a bad argument; the client must outlive a bad point
+            traceback.print_exc()
+            emit(events, event="error", error=f"{type(error).__name__}: {error}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What every launcher that measures does around the driver: the run's folder and its lock, the model, provenance, state."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pdslurm.config import Access, Config, as_dict
+from pdslurm.errors import PdslurmError, PreflightError, ResultsError
+from pdslurm.measure.driver import Driver, Outcome
+from pdslurm.measure.progress import Display, State
+from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.processes import Processes
+from pdslurm.node.provenance import code_facts, host_facts
+from pdslurm.plan.deployment import Deployment, Host
+from pdslurm.plan.fairness import as_json, compare
+from pdslurm.plan.plan import Plan
+from pdslurm.plan.render import plan_json
+from pdslurm.records.measurement import content_key
+from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.whole_file import write_json
+from pdslurm.signals import SignalNote
+
+MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
+NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained")
+MAKE_MODEL = Path(__file__).parents[1] / "bench" / "make_model.py"
+
+
+def run_path(config: Config) -> Path:
+    """The run's folder: `run_dir`, or one named by a hash of what is measured, so that the same command finds it again."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    measured = {k: v for k, v in as_dict(config).items() if k not in NOT_MEASURED}
+    for asked_of_slurm in ("slurm", "network", "ports"):
+        measured["cluster"].pop(asked_of_slurm)
+    return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
+
+
+def make_folder(path: Path, access: Access) -> None:
+    """The run's folder, for those who have `access`. One that was there before and is no run's keeps its mode. Raises OSError."""
+    if not path.exists() or (path / ".lock").exists():
+        path.mkdir(parents=True, exist_ok=True, mode=MODES[Access.owner])
+        with contextlib.suppress(PermissionError):  # another's, who lets this user write in it
+            path.chmod(MODES[access])
+
+
+@contextmanager
+def lock(path: Path, access: Access = Access.owner) -> Iterator[None]:
+    """One run at a time in a folder. Raises ResultsError when another process is in it, or it cannot be written."""
+    try:
+        make_folder(path, access)
+        file = (path / ".lock").open("a+")
+    except OSError as error:
+        raise ResultsError(f"run_dir={path}: cannot be written ({error.strerror}); choose another with run_dir=…") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ResultsError(f"run_dir={path}: another run is in it ({file.read() or '?'})") from error
+        except OSError:  # a file system without locks, as Lustre mounted without them
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def make_model(config: Config, engine_env: EngineEnv) -> None:
+    """Makes the model's folder where the configuration asks for it and it is not there yet. Raises PreflightError."""
+    target = Path(config.model.path, "config.json")
+    if not config.model.make:
+        return
+    wanted = json.dumps(config.model.hf_config)
+    if target.is_file() and json.loads(target.read_text()) == config.model.hf_config:
+        return
+    command = [*config.runtime.python, str(MAKE_MODEL), str(Path(config.model.path).absolute())]
+    try:
+        done = engine_env.output(command, config.runtime.env, name="make-model", timeout_s=300, given=wanted)
+    except OSError as error:
+        raise PreflightError([f"runtime.python={command[0]}: {error.strerror}; run `make setup`, or set PDSLURM_ENGINE"]) from error
+    if done.returncode:
+        raise PreflightError([f"model.make: making {config.model.path} failed: {done.stderr.strip()[-1000:]}"])
+
+
+def write_provenance(
+    folder: RunFolder, deployment: Deployment, versions: Mapping[str, str | None], facts: Mapping[str, Any] | None = None
+) -> None:
+    """config.yaml, plan.json, fairness.json, versions.json: what this run's numbers depend on. `facts`: the preflight's."""
+    config = deployment.plan.config
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    (folder.path / "config.yaml").write_text(text)
+    write_json(folder.path / "plan.json", plan_json(deployment))
+    write_json(folder.path / "fairness.json", as_json(compare(deployment)))
+    write_json(
+        folder.path / "versions.json", {"engine": dict(versions), "code": code_facts(), "host": {**host_facts(), **(facts or {})}}
+    )
+
+
+def write_nodes(folder: RunFolder, job_id: str, hosts: Sequence[Host], facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """nodes.json: the Slurm job, which address of which node was used, and every node's facts."""
+    nodes = [{"name": h.name, "address": h.address, "interface": h.interface, "facts": facts.get(h.name, {})} for h in hosts]
+    write_json(folder.path / "nodes.json", {"slurm_job_id": job_id, "nodes": nodes})
+
+
+def plan_state(plan: Plan) -> State:
+    """Where a run is before it began, with the plan's estimates."""
+    total = sum(len(s.arms) for s in plan.sets) * len(plan.sure_points)
+    mean = sum(s.measure_s for s in plan.sets) / total
+    return State(plan.name, total, load_s=plan.config.cluster.load_s, estimate_point_s=mean)
+
+
+def drive(
+    deployment: Deployment,
+    folder: RunFolder,
+    versions: Mapping[str, str | None],
+    processes: Processes,
+    signals: SignalNote,
+    key: str | None,
+) -> Outcome:
+    """Runs the driver under its display and keeps state.json true whatever happens. `key`: the API key of the engines, if any."""
+    state, started = plan_state(deployment.plan), _now()
+    total = state.points_total
+    with Display(state, folder=folder.path) as display:
+        driver = Driver(deployment, folder, versions, display, processes, signals, key)
+        write_state(folder, status="running", started_at=started, points_total=total)
+        try:
+            outcome = driver.run()
+        except BaseException as error:
+            reason = str(error) if isinstance(error, PdslurmError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(PdslurmError):  # a disk that is full has taken this run's reason to end already
+                write_state(folder, status="stopped", started_at=started, points_total=total, reason=reason, **vars(driver.outcome))
+            raise
+    status = "done" if not outcome.failed else "done with failed points"
+    write_state(folder, status=status, started_at=started, points_total=total, **vars(outcome))
+    return outcome
+
+
+def write_state(folder: RunFolder, **state: Any) -> None:
+    write_json(folder.path / "state.json", {**state, "written_at": _now()})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def closing_line(outcome: Outcome, path: Path) -> str:
+    """One line for the end of a run."""
+    parts = [f"{outcome.measured} points measured"]
+    parts += [f"{outcome.skipped} done before"] if outcome.skipped else []
+    parts += [f"{outcome.failed} FAILED"] if outcome.failed else []
+    parts += [f"{outcome.invalid} INVALID"] if outcome.invalid else []
+    share = f", {outcome.measuring_s / outcome.wall_s:.0%} of it measuring" if outcome.measured and outcome.wall_s else ""
+    return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{share}; results in {path}"

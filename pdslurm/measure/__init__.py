@@ -1,0 +1,1 @@
+"""A deployment in; a record for each measured point out."""

@@ -1,0 +1,114 @@
+"""The driver's side of the long-lived benchmark client: commands out, events in, a watch on everything while it waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pdslurm.errors import NotReady, PointFailed
+from pdslurm.node.processes import Processes, Running
+from pdslurm.plan.deployment import Process
+
+Tick = Callable[[], None]
+
+
+class BenchClient:
+    """One client process. It imports vLLM while engines load; `ready` waits for that."""
+
+    def __init__(self, processes: Processes, process: Process, log: Path) -> None:
+        self.processes = processes
+        self.running: Running = processes.start_client(process, log)
+        self.commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.is_ready = False
+        self.owed = 0  # answers to `prepare` that nobody waited for yet
+        self.busy = False
+        threading.Thread(target=self._write, name="client-commands", daemon=True).start()
+        threading.Thread(target=self._read, name="client-events", daemon=True).start()
+
+    def _write(self) -> None:
+        """In a thread: while the client imports vLLM it reads nothing, and a pipe holds the commands of a hundred points only."""
+        with contextlib.suppress(OSError, ValueError):  # a dead client is found by the next tick
+            assert self.running.popen.stdin
+            while True:
+                self.running.popen.stdin.write(self.commands.get())
+                self.running.popen.stdin.flush()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the pipe closes when the client is stopped
+            assert self.running.popen.stdout
+            for line in self.running.popen.stdout:
+                self.events.put(json.loads(line))
+
+    def _send(self, **command: Any) -> None:
+        self.commands.put(json.dumps(command).encode() + b"\n")
+
+    def _next(self, tick: Tick, deadline: float) -> dict[str, Any]:
+        """The next event. Raises what `tick` raises, or NotReady at the deadline."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self.events.get(timeout=0.1)
+            tick()
+            if time.monotonic() > deadline:
+                raise NotReady(f"the benchmark client gave no answer in time; its log: {self.running.log}")
+
+    def prepare(self, args: Sequence[str]) -> None:
+        """Asks for a point's prompts to be made; returns at once."""
+        self._send(do="prepare", args=list(args))
+        self.owed += 1
+
+    def is_idle(self) -> bool:
+        """Whether it has imported vLLM and made every prompt that it was asked for; asks nobody and waits for nothing."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._note(self.events.get_nowait())
+        return self.is_ready and not self.owed
+
+    def settle(self, tick: Tick, timeout_s: float) -> None:
+        """Waits until the client has imported vLLM and made the prompts that it was asked for."""
+        deadline = time.monotonic() + timeout_s
+        while self.owed or not self.is_ready:
+            self._note(self._next(tick, deadline))
+
+    def _note(self, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            self.is_ready = True
+        elif event["event"] in ("prepared", "error"):  # what cannot be prepared fails again, and is recorded, when run
+            self.owed -= 1
+
+    def run(
+        self,
+        args: Sequence[str],
+        raw: Path | None,
+        *,
+        requests: Path | None = None,
+        tick: Tick,
+        timeout_s: float,
+        progress: Callable[[int, int], None],
+    ) -> dict[str, Any]:
+        """Measures one point and returns the summary; what is kept of each request goes to the files `raw` and `requests`.
+        Raises PointFailed, or NotReady after `timeout_s`."""
+        self.settle(tick, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        self.busy = True
+        self._send(do="run", args=list(args), raw=str(raw) if raw else None, requests=str(requests) if requests else None)
+        while True:
+            event = self._next(tick, deadline)
+            if event["event"] == "progress":
+                progress(event["done"], event["total"])
+            else:
+                self.busy = False
+            if event["event"] == "error":
+                raise PointFailed(f"the benchmark client failed: {event['error']}; its log: {self.running.log}")
+            if event["event"] == "result":
+                result: dict[str, Any] = event["result"]
+                return result
+
+    def stop(self) -> None:
+        self.processes.stop([self.running])

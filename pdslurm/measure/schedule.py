@@ -1,0 +1,254 @@
+"""What a run measures next: which sets are loaded for which repeats, in which order arms take turns, which points are still open.
+
+Decides from the records of the run's folder and from what is measured meanwhile; starts nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pdslurm.config import Interleave
+from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment
+from pdslurm.plan.keys import PointKeys
+from pdslurm.plan.points import SATURATED, Ladder, Point, ladders, saturated
+from pdslurm.plan.rate_sweep import held, next_rung
+from pdslurm.plan.splits import balanced
+from pdslurm.records.good_requests import good_share, read_requests
+from pdslurm.records.intervals import relative_half_width
+from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
+from pdslurm.records.run_folder import RunFolder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An arm with its router up, once: it measures what is open of these repeats. The first of its arm in a load warms up whole."""
+
+    arm: BoundArm
+    repeats: tuple[int, ...]
+    is_first: bool
+
+
+class Agenda:
+    """Open points of a run. A point is done when its valid record exists; one that was tried in this run is not tried again."""
+
+    def __init__(self, deployment: Deployment, folder: RunFolder, keys: PointKeys) -> None:
+        self.deployment, self.folder, self.keys = deployment, folder, keys
+        config = deployment.plan.config
+        self.workload, self.slo, self.seed = config.workload, config.slo, config.seed
+        self.tried: Counter[tuple[str, str]] = Counter()
+        self.tries = 2 if self.is_searching else 1  # a ladder goes no further than a rung that could not be measured
+        self.finished: dict[tuple[str, str], bool] = {}  # this process alone measures here, so one look at the disk will do
+        self.values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.ladders = ladders(deployment.plan.points) if self.is_searching else {}
+        self.saturated = saturated(deployment.plan.points)
+        self.rate_per_s: dict[tuple[str, str], float] = {}  # (arm, saturated point) → requests answered
+        self.held: dict[tuple[str, str], bool] = {}  # (arm, point) → whether the rate was held there
+        if self.workload.until.rel_ci is not None or self.is_searching:
+            known = {(arm.arm.name, p.id, keys(arm, p)) for arm in self.arms() for p in deployment.plan.points}
+            for record in folder.records():
+                if (record.arm, record.point["id"], record.key) in known:
+                    self._learn(record)
+
+    @property
+    def is_searching(self) -> bool:
+        return self.workload.search.lowest is not None
+
+    # --- the order
+
+    def loads(self) -> Iterator[tuple[BoundSet, tuple[int, ...]]]:
+        """Which sets are loaded one after another, each with the repeats that it measures before it goes."""
+        sets, repeats = self.deployment.sets, tuple(range(self.workload.most_repeats))
+        if self.workload.interleave is not Interleave.sets or len(sets) == 1:
+            yield from ((bound, repeats) for bound in sets)
+            return
+        for repeat in repeats:
+            for bound in self._shuffled(sets, repeat):
+                yield bound, (repeat,)
+
+    def turns(self, bound: BoundSet, repeats: tuple[int, ...]) -> Iterator[Turn]:
+        """The arms of a loaded set as they take turns."""
+        if self.workload.interleave is Interleave.none or len(bound.arms) == 1:
+            yield from (Turn(arm, repeats, True) for arm in bound.arms)
+            return
+        warm: set[str] = set()
+        for repeat in repeats:
+            for arm in self._shuffled(bound.arms, repeat):
+                if self.has_open(arm, (repeat,)):
+                    yield Turn(arm, (repeat,), arm.arm.name not in warm)
+                    warm.add(arm.arm.name)
+
+    def _shuffled(self, items: Sequence[T], repeat: int) -> list[T]:
+        """An order of its own for each repeat, the same on every run."""
+        return random.Random(f"{self.seed}/order/{repeat}").sample(items, len(items))
+
+    # --- what is open
+
+    def arms(self) -> list[BoundArm]:
+        return [arm for bound in self.deployment.sets for arm in bound.arms]
+
+    def is_done(self, arm: BoundArm, point: Point) -> bool:
+        which = arm.arm.name, point.id
+        if which not in self.finished:
+            self.finished[which] = self.folder.is_done(*which, self.keys(arm, point))
+        return self.finished[which]
+
+    def open(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> Iterator[Point]:
+        """The points that this arm still has to measure, in their order; each is looked at when it is asked for, so that one which
+        became unnecessary is passed over."""
+        if self.is_searching:
+            yield from self._open_rungs(arm, repeats)
+            return
+        for point in self.deployment.plan.points:
+            if (repeats is None or point.repeat in repeats) and self._is_open(arm, point):
+                yield point
+
+    def _open_rungs(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
+        """Ladder by ladder, each until its answer is known; a rung that failed or is invalid leaves its ladder where it is. A plain
+        arm is saturated before."""
+        if not arm.arm.topology.prefill and (repeats is None or 0 in repeats):
+            yield from (point for pair in self.saturated.values() for point in pair if self._is_open(arm, point))
+        for (which, repeat), ladder in self.ladders.items():
+            while (repeats is None or repeat in repeats) and (point := self._rung(arm, which, repeat, ladder)):
+                tries = self.tried[arm.arm.name, point.id]
+                yield point
+                if self.tried[arm.arm.name, point.id] == tries:  # whoever only asks whether there is one
+                    break
+
+    def likely(self, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Point]:
+        """Rungs of a search that a loaded set may come to, likeliest first: around the highest that some arm held, else around the
+        middle, the first repeats before the later ones. Each once, and none where nothing is searched."""
+        around: dict[Ladder, int] = {}
+        for (which, _), ladder in self.ladders.items():
+            known = [held(outcomes) for arm in self.arms() if (outcomes := self._outcomes(arm, ladder))]
+            around[which] = max([around.get(which, -1), *known])
+        found = [
+            (abs(rung - (around[which] if around[which] >= 0 else len(ladder) // 2)), repeat, rung, point)
+            for (which, repeat), ladder in self.ladders.items()
+            if repeat in repeats
+            for rung, point in enumerate(ladder)
+        ]
+        for _, _, _, point in sorted(found, key=lambda each: each[:3]):
+            if any(self._is_open(arm, point) for arm in bound.arms):
+                yield point
+
+    def _rung(self, arm: BoundArm, which: Ladder, repeat: int, ladder: Sequence[Point]) -> Point | None:
+        """The rung to measure next; None where the answer is known, or does not matter."""
+        if not self._is_near(arm, which) or (repeat and self._is_behind(arm, which)):
+            return None
+        outcomes = self._outcomes(arm, ladder)
+        earlier = (self._outcomes(arm, self.ladders[which, before]) for before in reversed(range(repeat)))
+        start = next((held(known) for known in earlier if known), len(ladder) // 2)
+        rung = next_rung(outcomes, len(ladder), start)
+        return None if rung is None or not self._is_open(arm, ladder[rung]) else ladder[rung]
+
+    def _is_near(self, arm: BoundArm, which: Ladder) -> bool:
+        """Whether the arm's ratio is the one that saturated instances suggest, or near enough; true while nothing suggests one."""
+        reach, prefill = self.workload.search.neighbours, arm.arm.topology.prefill
+        if reach is None or not prefill or (suggested := self.suggested(which)) is None:
+            return True
+        return abs(prefill - suggested) <= reach
+
+    def suggested(self, which: Ladder) -> int | None:
+        """Prefill instances of the ratio that the saturated points of the plain arm suggest; None where they are not known."""
+        plain = next((arm for arm in self.arms() if not arm.arm.topology.prefill), None)
+        found = self.saturated.get(which[:2])
+        if plain is None or not found:
+            return None
+        rates = [self.rate_per_s.get((plain.arm.name, point.id)) for point in found]
+        prefill_per_s, together_per_s = (rate and rate / plain.arm.topology.route for rate in rates)
+        if not prefill_per_s or not together_per_s:
+            return None
+        return balanced(plain.arm.topology.route, prefill_per_s, together_per_s)
+
+    def _is_behind(self, arm: BoundArm, which: Ladder) -> bool:
+        """Whether the first repeat showed that others of its kind hold so much more that this arm cannot be the best of them."""
+        share, ladder = self.workload.search.drop_below, self.ladders[which, 0]
+        if share is None:
+            return False
+        kind = bool(arm.arm.topology.prefill)
+        alike = [each for each in self.arms() if bool(each.arm.topology.prefill) == kind]
+        best = max(self._held_per_s(each, ladder) for each in alike)
+        return self._held_per_s(arm, ladder) < share * best
+
+    def _held_per_s(self, arm: BoundArm, ladder: Sequence[Point]) -> float:
+        rung = held(self._outcomes(arm, ladder))
+        return (ladder[rung].request_rate or 0.0) if rung >= 0 else 0.0
+
+    def _outcomes(self, arm: BoundArm, ladder: Sequence[Point]) -> dict[int, bool]:
+        known = ((rung, self.held.get((arm.arm.name, point.id))) for rung, point in enumerate(ladder))
+        return {rung: ok for rung, ok in known if ok is not None}
+
+    def has_open(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> bool:
+        return next(self.open(arm, repeats), None) is not None
+
+    def _is_open(self, arm: BoundArm, point: Point) -> bool:
+        return (
+            self.tried[arm.arm.name, point.id] < self.tries
+            and (point.repeat < self.workload.repeats or not self._is_known(arm.arm.name, point))
+            and not self.is_done(arm, point)
+        )
+
+    def _is_known(self, arm: str, point: Point) -> bool:
+        """Whether workload.until is met: every metric that this arm knows at this setting is known well enough."""
+        until = self.workload.until
+        assert until.rel_ci is not None
+        series = self.values[arm, without_repeat(point.id)]
+        widths = [relative_half_width(series[metric]) for metric in until.metrics if series[metric]]
+        return bool(widths) and all(width <= until.rel_ci for width in widths)
+
+    def saw(self, arm: BoundArm, point: Point, record: Measurement) -> None:
+        """A point was measured, or failed."""
+        which = arm.arm.name, point.id
+        self.tried[which] += 1
+        self.finished[which] = record.status == "done" and record.valid
+        if self.workload.until.rel_ci is not None or self.is_searching:
+            self._learn(record)
+
+    def _learn(self, record: Measurement) -> None:
+        if self.is_searching and self._shows_loss(record):
+            self.held[record.arm, record.point["id"]] = False
+            return
+        if record.status != "done" or not record.valid:
+            return
+        if SATURATED in record.point["sweeps"]:
+            self.rate_per_s[record.arm, record.point["id"]] = record.metrics["request_throughput_per_s"] or 0.0
+        elif self.is_searching:
+            self.held[record.arm, record.point["id"]] = bool(self._keeps_slo(record))
+        setting = without_repeat(record.point["id"])
+        for metric in self.workload.until.metrics:
+            if (value := record.metrics.get(metric)) is not None:
+                self.values[record.arm, setting][metric].append(value)
+
+    def _shows_loss(self, record: Measurement) -> bool:
+        """Whether a measurement that may be no number to show still says that its rate is not held."""
+        if is_overloaded(record):
+            return True
+        return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._keeps_slo(record) is False
+
+    def _keeps_slo(self, record: Measurement) -> bool | None:
+        """Whether the SLO's share of a measurement's requests was good; None where it has none, or its file is gone."""
+        path = self.folder.beside_raw(record, "requests")
+        if not record.valid and not path.is_file():
+            return None
+        share = good_share(read_requests(path), vars(self.slo))
+        return None if share is None else share >= self.slo.share
+
+    # --- counts
+
+    def done(self) -> int:
+        """Points of the plan that are done, those beyond workload.repeats too."""
+        return sum(self.is_done(arm, point) for arm in self.arms() for point in self.deployment.plan.points)
+
+    def left(self) -> int:
+        """Points that are open as things stand; workload.until may ask for more, or fewer, later."""
+        return sum(1 for arm in self.arms() for _ in self.open(arm))
+
+
+def without_repeat(point_id: str) -> str:
+    """What all repeats of a setting have in common."""
+    return point_id.rpartition("-rep")[0]

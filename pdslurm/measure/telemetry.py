@@ -1,0 +1,111 @@
+"""From /metrics before and after a point to what the engines and the router counted during it. Pure but for `scrape`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pdslurm.measure.health import get_many
+from pdslurm.plan.deployment import Process
+
+# Our name → the counter's names in vLLM versions we know, newest first. A name that no engine exposes gives None.
+ENGINE_COUNTERS: Mapping[str, tuple[str, ...]] = {
+    "nixl_bytes": ("vllm:nixl_bytes_transferred_sum",),
+    "nixl_transfers": ("vllm:nixl_bytes_transferred_count",),
+    "nixl_transfer_time_s": ("vllm:nixl_xfer_time_seconds_sum",),
+    "nixl_post_time_s": ("vllm:nixl_post_time_seconds_sum",),
+    "nixl_descriptors": ("vllm:nixl_num_descriptors_sum",),
+    "nixl_failed_transfers": ("vllm:nixl_num_failed_transfers_total",),
+    "nixl_failed_notifications": ("vllm:nixl_num_failed_notifications_total",),
+    "nixl_expired_requests": ("vllm:nixl_num_kv_expired_reqs_total",),
+    "nixl_late_notifications": ("vllm:nixl_num_notifications_after_expiry_total",),
+    "prefix_cache_queries": ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+    "prefix_cache_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+    "queue_time_s": ("vllm:request_queue_time_seconds_sum",),
+    "prefill_time_s": ("vllm:request_prefill_time_seconds_sum",),
+    "decode_time_s": ("vllm:request_decode_time_seconds_sum",),
+    "ttft_s": ("vllm:time_to_first_token_seconds_sum",),
+    "e2e_s": ("vllm:e2e_request_latency_seconds_sum",),
+    "http_s": ("http_request_duration_highr_seconds_sum",),  # of all requests but /metrics, /health and their like
+    "requests": ("vllm:request_success_total",),
+    "prompt_tokens": ("vllm:prompt_tokens_total",),
+    "generation_tokens": ("vllm:generation_tokens_total",),
+    "preemptions": ("vllm:num_preemptions_total",),
+}
+ENGINE_INFO = "vllm:cache_config_info"  # a gauge that is always 1; its labels tell
+ROUTER_WORKER_COUNTERS = ("vllm_router_processed_requests_total",)
+
+Sample = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]  # (name, sorted labels) → value
+
+
+def parse(text: str) -> Sample:
+    """Counters, sums and counts of a Prometheus exposition, and ENGINE_INFO; buckets, gauges and creation times are left out."""
+    kept: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for family in text_string_to_metric_families(text):
+        if family.type not in ("counter", "histogram", "summary") and family.name != ENGINE_INFO:
+            continue
+        for sample in family.samples:
+            if not sample.name.endswith(("_bucket", "_created")):
+                kept[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    return kept
+
+
+def difference(before: Sample, after: Sample) -> Sample:
+    """What was counted in between. A counter that was not there before started at 0."""
+    return {key: value - before.get(key, 0.0) for key, value in after.items()}
+
+
+def total(sample: Sample, names: Iterable[str]) -> float | None:
+    """The sum over labels of the first name that is exposed; None when none is."""
+    for name in names:
+        values = [v for (n, _), v in sample.items() if n == name]
+        if values:
+            return sum(values)
+    return None
+
+
+def scrape(processes: Iterable[Process], *, timeout_s: float = 10.0) -> dict[str, Sample | None]:
+    """/metrics of every process that has one, side by side; None for one that did not answer."""
+    urls = {p.name: p.metrics_url for p in processes if p.metrics_url}
+    texts = get_many(urls, timeout_s=timeout_s)
+    return {name: None if text is None else parse(text) for name, text in texts.items()}
+
+
+def report(
+    before: Mapping[str, Sample | None], after: Mapping[str, Sample | None], engines: Mapping[str, str], routers: Iterable[str]
+) -> dict[str, Any]:
+    """The telemetry of one point: totals by counter, the same for each engine, requests for each worker of the router.
+
+    `engines` gives each engine's role. A total is None as soon as one engine's part of it is unknown."""
+    by_engine: dict[str, dict[str, Any]] = {}
+    for name, role in engines.items():
+        old, new = before.get(name), after.get(name)
+        delta = None if old is None or new is None else difference(old, new)
+        counted = {ours: None if delta is None else total(delta, names) for ours, names in ENGINE_COUNTERS.items()}
+        by_engine[name] = {"role": role, **counted, **cache_facts(new or {})}
+    totals = {ours: total_of(by_engine.values(), ours) for ours in ENGINE_COUNTERS}
+    workers: dict[str, float] = {}
+    for router in routers:
+        old, new = before.get(router), after.get(router)
+        if old is not None and new is not None:
+            for (name, labels), value in difference(old, new).items():
+                if name in ROUTER_WORKER_COUNTERS and value:
+                    worker = dict(labels).get("worker", "")
+                    workers[worker] = workers.get(worker, 0.0) + value
+    return {"totals": totals, "engines": by_engine, "router_requests": workers or None}
+
+
+def cache_facts(sample: Sample) -> dict[str, Any]:
+    """Block size in tokens and dtype of an engine's KV cache, as it tells them itself; None for what it does not tell."""
+    labels = next((dict(labels) for (name, labels) in sample if name == ENGINE_INFO), {})
+    block = labels.get("block_size", "")
+    return {"block_size": int(block) if block.isdigit() else None, "cache_dtype": labels.get("cache_dtype")}
+
+
+def total_of(engines: Iterable[Mapping[str, Any]], counter: str) -> float | None:
+    """Over several engines; None as soon as one of them, or there is none, is unknown."""
+    values = [engine.get(counter) for engine in engines]
+    known = [v for v in values if v is not None]
+    return sum(known) if known and len(known) == len(values) else None

@@ -1,0 +1,87 @@
+"""The engine's environment on one node: bare, or a container whose image is there; how commands are started in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pdslurm.config import Config, Runtime, RuntimeKind
+from pdslurm.node import container as containers
+from pdslurm.node.images import ensure_image
+from pdslurm.records.measurement import content_key
+
+CODE = Path(__file__).parents[1]  # node/guard.py and bench/ run inside, too
+
+
+@dataclass(frozen=True)
+class EngineEnv:
+    """`runtime.image` is an ID that this node has. `run` labels the containers; `image_id` is None for bare."""
+
+    runtime: Runtime
+    run: str = "run"
+    mounts: tuple[str, ...] = ()
+    devices: containers.Devices = field(default_factory=containers.Devices)
+    image_id: str | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        return self.runtime.kind is RuntimeKind.bare
+
+    def command(
+        self, argv: Sequence[str], env: Mapping[str, str], *, name: str, stdin: bool = False
+    ) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The command that runs `argv` there, and its whole environment. A container gets only `env`, bare also this process's."""
+        if self.runtime.kind is RuntimeKind.pyxis:
+            options = containers.step_options(self.runtime, self.mounts)
+            step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={os.environ.get('SLURMD_NODENAME', '')}")
+            return (*step, "--mem=0", "--cpu-bind=none", "--quiet", *options, *argv), {**os.environ, **env}
+        wrapped, more = containers.wrap(
+            self.runtime,
+            argv,
+            env,
+            run=self.run,
+            name=name,
+            mounts=self.mounts,
+            devices=self.devices,
+            stdin=stdin,
+            workdir=str(Path.cwd()),
+        )
+        return wrapped, {**os.environ, **more}
+
+    def output(
+        self, argv: Sequence[str], env: Mapping[str, str], *, name: str, timeout_s: float, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a short command there with `given` on its stdin. Raises OSError and subprocess.SubprocessError as subprocess.run."""
+        command, whole = self.command(argv, env, name=name, stdin=bool(given))
+        return subprocess.run(command, env=whole, input=given, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def remove_containers(self) -> tuple[str, ...]:
+        """Removes every container of the run on this node. Raises PreflightError when that fails."""
+        return containers.remove_containers(self.runtime, self.run)
+
+
+def run_label(folder: Path) -> str:
+    """What the containers of a run are called: the same for every launch of one run's folder, which one launch has at a time."""
+    return f"run-{content_key(str(folder.absolute()))[:12]}"
+
+
+def prepare(config: Config, folder: Path, *, node: str) -> EngineEnv:
+    """Loads the image where this node does not have it and removes containers that an earlier launch of the same run left. Raises
+    PreflightError."""
+    runtime, run = config.runtime, run_label(folder)
+    if runtime.kind is RuntimeKind.bare:
+        return EngineEnv(runtime)
+    image = ensure_image(runtime, node=node)
+    model = Path(config.model.path)
+    if config.model.make:
+        model.mkdir(parents=True, exist_ok=True)
+    folders = [folder.absolute(), *([model.absolute()] if model.is_dir() else [])]
+    if config.workload.dataset_path:
+        folders.append(Path(config.workload.dataset_path).absolute())
+    mounts = (*map(str, folders), f"{CODE}:{CODE}:ro")
+    env = EngineEnv(replace(runtime, image=image.start), run, mounts, containers.find_devices(runtime), image.id)
+    env.remove_containers()
+    return env

@@ -1,0 +1,222 @@
+"""From what was read on a node to what is wrong with it for a configuration: one line each that names the thing, its value, what is
+allowed and what to do. Pure, but for the programs that are looked for."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pdslurm.config import Config, Device, Transport, arms_of
+from pdslurm.node import gpus
+from pdslurm.node.parallel_commands import Answer
+from pdslurm.plan.commands import CONNECTORS
+
+GIB = 2**30
+MEMLOCK_GIB = (
+    16.0  # RDMA registers send and bounce buffers; on the CPU the KV cache itself, and then Slurm's usual unlimited is due
+)
+DISK_GIB = 1.0  # records, logs and every request's times of a large run are some 100 MB
+SHM_GIB_PER_GPU = 0.0625  # vLLM's queue to its workers and NCCL's; docker's own 64 MB for all of a node end in SIGBUS
+CLOCK_S = 1.0  # events of different nodes stand in one order
+RDMA_TRANSPORTS = frozenset(
+    ["rc", "rc_v", "rc_x", "rc_verbs", "rc_mlx5", "dc", "dc_x", "dc_mlx5", "ud", "ud_v", "ud_x", "ud_verbs", "ud_mlx5", "ib"]
+)  # of UCX
+WEIGHT_FORMATS = (None, "auto", "safetensors", "pt")  # the values of --load-format that read weights from the model's folder
+
+
+# --- what the configuration asks for
+
+
+def nixl_backends(config: Config) -> tuple[str, ...]:
+    """NIXL's back ends of all arms; empty where no arm moves KV by NIXL."""
+    found: dict[str, None] = {}
+    for topology in arms_of(config).values():
+        if topology.moves_by_nixl:
+            found |= dict.fromkeys(topology.kv.extra_config.get("backends") or config.cluster.kv_backends or ["UCX"])
+    return tuple(found)
+
+
+def kv_connectors(config: Config) -> tuple[str, ...]:
+    """vLLM's names of the connectors of all arms."""
+    names = (t.kv.connector for t in arms_of(config).values() if t.prefill)
+    return tuple(dict.fromkeys(CONNECTORS.get(name, name) for name in names))
+
+
+def rdma_asked(config: Config) -> list[str]:
+    """The fields that ask for RDMA between engines, as `field=value`."""
+    backends, env = nixl_backends(config), {**config.cluster.env, **config.runtime.env}
+    if not backends:
+        return []
+    transport = config.cluster.network.transport
+    found = [f"cluster.network.transport={transport.value}"] if transport in (Transport.rdma, Transport.efa) else []
+    found += ["cluster.kv_backends=LIBFABRIC"] if "LIBFABRIC" in backends else []
+    if tls := RDMA_TRANSPORTS & set(env.get("UCX_TLS", "").split(",")):
+        found.append(f"UCX_TLS={','.join(sorted(tls))}")
+    if any(device.startswith(("mlx", "rdma", "bnxt", "efa", "hns")) for device in env.get("UCX_NET_DEVICES", "").split(",")):
+        found.append(f"UCX_NET_DEVICES={env['UCX_NET_DEVICES']}")
+    return found
+
+
+# --- what is wrong
+
+
+def programs(config: Config) -> Iterator[str]:
+    """The commands of the engine's environment that are not on this node."""
+    for name in ("vllm", "router", "python"):
+        command = getattr(config.runtime, name)
+        if not command:
+            yield f"runtime.{name}: empty; give a command"
+        elif shutil.which(command[0]) is None:
+            yield f"runtime.{name}={command[0]}: no such program; run `make setup`, or set PDSLURM_ENGINE"
+
+
+def gpu_findings(
+    config: Config, needs: int, answers: Mapping[str, Answer], owner: gpus.Owner, given: str | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Enough GPUs for everything that the plan puts here, and nobody else on them."""
+    cluster = config.cluster
+    if cluster.device is not Device.cuda:
+        return [], {}
+    if "gpus" not in answers:
+        no_program = f"needs {needs} GPUs, and this machine has no nvidia-smi; without GPUs use cluster=laptop"
+        return [f"cluster={cluster.name}: {no_program}"], {}
+    try:
+        there = gpus.gpus_in(answers["gpus"].out if answers["gpus"].code == 0 else answers["gpus"].why)
+        apps = gpus.processes_in(answers["apps"].out if answers["apps"].code == 0 else answers["apps"].why)
+    except ValueError as error:
+        return [f"nvidia-smi: {error}; the driver or a GPU is out of order, use another node and tell the administrator"], {}
+    chosen = gpus.chosen(there, needs, given)
+    findings = list(gpus.busy(chosen, apps, owner))
+    if len(chosen) < needs:
+        slurm = f", of which this job was given {given}" if given else ""
+        findings.insert(0, f"cluster={cluster.name}: needs {needs} GPUs, and this machine has {len(there)}{slurm}")
+    return findings, gpus.facts(there, gpus.states_in(answers["states"].out if answers["states"].code == 0 else ""))
+
+
+def engine_findings(config: Config, probe: Mapping[str, Any], answer: Answer) -> Iterator[str]:
+    """Whether the engine's environment has what the plan needs, and NIXL really works in it."""
+    python = f"runtime.python={shlex.join(config.runtime.python)}"
+    if "versions" not in probe:
+        yield f"{python}: does not run ({answer.why})"
+        return
+    if probe["versions"].get("vllm") is None:
+        yield f"{python}: vLLM is not installed there; run `make setup`, or set PDSLURM_ENGINE"
+    known = probe.get("connectors") or ()
+    for name in kv_connectors(config):
+        if known and name not in known:
+            yield f"topology.kv.connector={name}: this vLLM has no such connector; use nixl or one of {', '.join(known)}"
+    if backends := nixl_backends(config):
+        nixl = probe.get("nixl") or {"error": f"NIXL took the process with it, {answer.why}", "backends": {}, "plugins": []}
+        if nixl["error"]:
+            yield f"{python}: NIXL cannot be used there ({nixl['error']}); install nixl and nixl-cu12 or nixl-cu13 for its CUDA"
+        for name in backends:
+            yield from backend_findings(name, nixl["backends"].get(name) or {}, nixl["plugins"])
+
+
+def router_findings(config: Config, answer: Answer) -> Iterator[str]:
+    """Whether the router's program runs at all; `answer` is to its --help."""
+    if answer.code != 0:
+        yield f"runtime.router={shlex.join(config.runtime.router)}: does not run ({answer.why})"
+
+
+def backend_findings(name: str, found: Mapping[str, Any], plugins: Sequence[str]) -> Iterator[str]:
+    """A back end that does not start, or UCX without a network device or RDMA transport that it was told to use."""
+    said = found.get("said", [])
+    if found.get("error"):
+        known = "" if name in plugins else f"; this NIXL has {', '.join(plugins)}"
+        yield f"cluster.kv_backends={name}: NIXL cannot start it: {'; '.join([*said, found['error']])}{known}"
+        return
+    for line in said:
+        named = set(line.partition(" not available")[0].replace("'", " ").replace(",", " ").split())
+        if line.startswith("network device") or (line.startswith("transport") and named & RDMA_TRANSPORTS):
+            yield f"cluster.kv_backends={name}: UCX would do without what it was told to use: {line}"
+
+
+def fabric_findings(asked: Sequence[str], devices: Mapping[str, bool], config: Config) -> Iterator[str]:
+    """RDMA's device files, as the engines will see them."""
+    env, why = {**config.cluster.env, **config.runtime.env}, ", ".join(asked)
+    verbs = [path for path in devices if "uverbs" in path]
+    if not verbs:
+        yield f"{why}: asks for RDMA, and there is no /dev/infiniband/uverbs*; load the driver (efa, mlx5_ib), or choose TCP"
+    if "gdr_copy" in env.get("UCX_TLS", "") and "/dev/gdrdrv" not in devices:
+        yield f"UCX_TLS={env['UCX_TLS']}: asks for GDRCopy, and there is no /dev/gdrdrv; load gdrdrv, or leave gdr_copy out"
+    for path, may_open in devices.items():
+        if not may_open:
+            yield f"{path}: {why} asks for RDMA, and this user may not open it; give it mode 0666"
+
+
+def memlock_findings(asked: Sequence[str], limits: Mapping[str, Any]) -> Iterator[str]:
+    """The limit on locked memory, which RDMA needs to register buffers. CAP_IPC_LOCK passes over it."""
+    if limits["memlock"] is None or limits["ipc_lock"] or limits["memlock"] >= MEMLOCK_GIB * GIB:
+        return
+    yield (
+        f"memlock={limits['memlock'] // 1024} KiB (ulimit -l): {', '.join(asked)} asks for RDMA, which needs unlimited or at least "
+        f"{MEMLOCK_GIB:g} GiB; set LimitMEMLOCK=infinity for slurmd and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf"
+    )
+
+
+def disk_findings(free: Mapping[str, int], read_only: Sequence[str], shm_free: int | None, needs: int) -> Iterator[str]:
+    """Space where runs write."""
+    for name in read_only:
+        yield f"{name}: cannot be written on this node; it has to be a folder that this user may write on every node"
+    for name, left in free.items():
+        if left < DISK_GIB * GIB and name not in read_only:
+            yield f"{name}: {left / GIB:.2f} GiB free; logs and records need {DISK_GIB:g}, make room or name another"
+    least = max(1, needs) * SHM_GIB_PER_GPU
+    if shm_free is not None and shm_free < least * GIB:
+        yield (
+            f"/dev/shm: {shm_free / GIB:.2f} GiB free; engines of {needs} GPUs need {least:g}; remove what dead processes left "
+            "there, or mount it larger"
+        )
+
+
+def model_findings(config: Config, found: Mapping[str, Any] | None) -> Iterator[str]:
+    """The model as this node's engines will find it."""
+    if not found:
+        return
+    path, where = config.model.path, f"model.path={config.model.path}"
+    if not found["folder"]:
+        if path.startswith(("/", ".", "~")) or config.model.make:
+            yield f"{where}: no such folder on this node; it has to be there under this path on every node"
+        elif found["offline"] and not found["cached"]:
+            yield f"{where}: no folder on this node, nor in {found['cache']}, and HF_HUB_OFFLINE is set; download it first"
+        return
+    if found["error"]:
+        yield f"{where}: config.json there cannot be read on this node ({found['error']})"
+    if load_format(config) not in WEIGHT_FORMATS:
+        return
+    if not found["weights"]:
+        yield f"{where}: no weights there (*.safetensors, *.bin, …); copy them, or use model.engine_args.load_format=dummy"
+    for what, names in (("are not there", found["missing"]), ("cannot be read or are empty", found["unreadable"])):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"{where}: {', '.join(names[:3])}{more} {what} on this node; copy the model again"
+
+
+def load_format(config: Config) -> str | None:
+    """--load-format of the engines, None where vLLM decides."""
+    value = {**config.cluster.engine_args, **config.model.engine_args}.get("load_format")
+    for topology in arms_of(config).values():
+        for flag, after in zip(topology.extra_args, [*topology.extra_args[1:], ""], strict=False):
+            if flag.startswith("--load-format"):
+                value = flag.partition("=")[2] or after
+    return value
+
+
+def clock_offset(sent: float, said: float, received: float) -> tuple[float, float]:
+    """How far a node's clock is ahead of the driver's, at least and at most, in seconds: it said its time somewhere between."""
+    return said - received, said - sent
+
+
+def clock_findings(offset: tuple[float, float]) -> Iterator[str]:
+    least, most = offset
+    if least > CLOCK_S or most < -CLOCK_S:
+        way, by = ("ahead of", least) if least > 0 else ("behind", -most)
+        yield f"clock: at least {by:.1f} s {way} the driver's; {CLOCK_S:g} s is allowed, start chrony or ntpd there"
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str]:
+    """What is not as on the first node, whose name is given."""
+    return [f"{what} is {other.get(what)}, on {name} {value}" for what, value in first.items() if other.get(what) != value]

@@ -1,0 +1,72 @@
+"""Processes on this node that an earlier run left: below one of pdslurm's guards once, and now with nobody of it above them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# what watches over a process of a run: `python -m pdslurm…`, submitit's job, the program pdslurm, and by their paths the guard and
+# the client
+OURS = re.compile(r"(^|\0)(-m\0(pdslurm[.\w]*|submitit\.core\._submit)|[^\0]*/bin/pdslurm|[^\0]*/pdslurm/(\w+/)?\w+\.py)\0")
+MARK = "pdslurm-"  # how the name of the temporary folder begins that guards give to what they start
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A process; `command` has its arguments, each with a NUL behind it; `marked`: it has a guard's temporary folder."""
+
+    pid: int
+    ppid: int
+    command: str
+    marked: bool
+
+    @property
+    def words(self) -> str:
+        return self.command.replace("\0", " ").strip()[:80]
+
+
+def leftovers(processes: Iterable[Seen]) -> tuple[str, ...]:
+    """A finding for each marked process that has no guard, agent or driver above it."""
+    by_pid = {p.pid: p for p in processes}
+    return tuple(
+        f"process {p.pid} ({p.words}) is left of an earlier run of yours; end it with `kill -KILL {p.pid}`"
+        for p in by_pid.values()
+        if p.marked and not any(OURS.search(above.command) for above in line_of(p, by_pid))
+    )
+
+
+def line_of(process: Seen, by_pid: dict[int, Seen]) -> list[Seen]:
+    """The process, its parent, and so on."""
+    found = [process]
+    while (parent := by_pid.get(found[-1].ppid)) and parent not in found:
+        found.append(parent)
+    return found
+
+
+def processes_here() -> list[Seen]:
+    """All processes of this node; only those of this user can bear the mark."""
+    found, own = [], os.getuid()
+    for process in psutil.process_iter():
+        try:
+            command = Path(f"/proc/{process.pid}/cmdline").read_text(errors="replace")
+            if command:  # neither a thread of the kernel nor a zombie
+                found.append(Seen(process.pid, process.ppid(), command, process.uids().real == own and has_mark(process.pid)))
+        except (OSError, psutil.Error):  # ended meanwhile
+            continue
+    return found
+
+
+def has_mark(pid: int) -> bool:
+    """Whether its temporary folder is one of a guard's."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:
+        return False
+    return any(
+        Path(value.removeprefix("TMPDIR=")).name.startswith(MARK) for value in environ.split("\0") if value.startswith("TMPDIR=")
+    )

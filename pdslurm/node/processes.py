@@ -1,0 +1,299 @@
+"""Processes of a run on this machine: started in sessions of their own under a guard, watched, stopped with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pdslurm.config import Runtime
+from pdslurm.errors import ProcessDied
+from pdslurm.node import gpus, guard
+from pdslurm.node.engine_env import EngineEnv
+from pdslurm.plan.deployment import Process
+
+TAIL_LINES = 40
+HURRY_S = 10.0  # for KILL to work where no guard waits for it
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that was started, here or on another node, and its log."""
+
+    process: Process
+    log: Path
+
+
+@dataclass(frozen=True)
+class Running(Started):
+    """One started here; its pid is also its session's id. All but the client run under the guard, which owns their stdin as its
+    leash; the client's stdin and stdout are for talking to it."""
+
+    popen: subprocess.Popen[bytes]
+    guarded: bool = True
+
+
+class Processes(Protocol):
+    """What the driver asks for, wherever the processes are."""
+
+    @property
+    def running(self) -> Sequence[Started]: ...
+    @property
+    def left_behind(self) -> Sequence[object]: ...
+    def start(self, process: Process, log: Path) -> Started: ...
+    def start_client(self, process: Process, log: Path) -> Running: ...
+    def check(self) -> None: ...
+    def died(self, name: str, cause: str) -> ProcessDied: ...
+    def by_name(self, name: str) -> Started: ...
+    def stop(self, chosen: Iterable[Started]) -> None: ...
+    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]: ...
+
+
+def log_tail(log: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log, read from its end."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 4000 * lines))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(the log cannot be read: {error})"
+
+
+def log_lines(logs: Iterable[Path]) -> Iterator[str]:
+    """Of one log after the other; one that cannot be read has none."""
+    for log in logs:
+        with contextlib.suppress(OSError), log.open(errors="replace") as file:
+            yield from file
+
+
+def exit_cause(code: int) -> str:
+    """`exit code 1` or `killed by SIGKILL`."""
+    return guard.exit_cause(128 - code if code < 0 else code)
+
+
+def told_by_guard(log: Path) -> str | None:
+    """Why the process ended, from the first of the guard's lines in the last 8 KiB of its log; None while there is none. Asked ten
+    times a second while the log grows, beside what is being measured."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.removeprefix(guard.PREFIX) for line in lines if line.startswith(guard.PREFIX)), None)
+
+
+def died(started: Started, cause: str, tail: str | None = None) -> ProcessDied:
+    """The error for a dead process, with the end of its log, read here unless its node sent it."""
+    process = started.process
+    has_role = process.role not in (process.name, "any", "client", "router")
+    name = f"{process.name} ({process.role})" if has_role else process.name
+    tail = log_tail(started.log) if tail is None else tail
+    return ProcessDied(name, node=process.host, cause=cause, log=started.log, log_tail=tail)
+
+
+class LocalProcesses:
+    """Starts, watches and stops. As a context manager it stops everything at the end, whatever happened.
+
+    `api_key` is what the engines ask for: it goes to environments by the name that each program knows, and stands in no plan.
+    Temporary files go to a folder of the run. `adopts`: this process has no other children, so it also ends whatever is orphaned
+    below it, should a guard be killed."""
+
+    def __init__(
+        self,
+        *,
+        stop_s: float,
+        hurry: Callable[[], bool] = lambda: False,
+        api_key: str | None = None,
+        engine_env: EngineEnv | None = None,
+        adopts: bool = False,
+    ) -> None:
+        self.stop_s = stop_s
+        self.engine_env = engine_env or EngineEnv(Runtime("bare"))
+        self.adopts = adopts
+        if adopts:
+            guard.adopt_orphans()
+        self.hurry = hurry  # says whether to kill at once
+        self.api_key = api_key
+        self.running: list[Running] = []
+        self.log_sizes: dict[str, int] = {}  # at the last look for a guard's line
+        self.left_behind: list[int] = []  # pids that outlived KILL
+        self.temp = Path(tempfile.mkdtemp(prefix="pdslurm-"))
+
+    def __enter__(self) -> LocalProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop(list(self.running))
+            self.engine_env.remove_containers()
+            if self.adopts:
+                _end_adopted()
+            for note in self.temp.glob(f"*/{guard.NOTE}"):  # of a guard that was killed
+                guard.remove_shared_memory(set(map(int, note.read_text().split())))
+        finally:
+            shutil.rmtree(self.temp, ignore_errors=True)
+
+    def start(self, process: Process, log: Path) -> Running:
+        """Starts one process under a guard with its output in `log`. Raises ProcessDied when it cannot be started at all."""
+        bare = self.engine_env.is_bare
+        python = [sys.executable] if bare else self.engine_env.runtime.python
+        return self._start(process, log, (*python, "-I", "-S", guard.__file__, f"{self.stop_s:g}", *process.argv), guarded=True)
+
+    def start_client(self, process: Process, log: Path) -> Running:
+        """Starts a process to talk to by its stdin and stdout, and which ends when they do."""
+        return self._start(process, log, process.argv, guarded=False)
+
+    def _start(self, process: Process, log: Path, argv: Sequence[str], *, guarded: bool) -> Running:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        env = {**process.env, "PYTHONUNBUFFERED": "1"}
+        if self.engine_env.is_bare:
+            env["TMPDIR"] = str(self.temp)
+        if self.api_key:
+            env["VLLM_API_KEY" if process.kind == "engine" else "OPENAI_API_KEY"] = self.api_key
+        argv, env = self.engine_env.command(argv, env, name=f"{process.name}-{log.stem}", stdin=True)
+        with log.open("ab") as out:
+            try:
+                popen = subprocess.Popen(
+                    argv,
+                    env=env,
+                    stdin=subprocess.PIPE,
+                    stdout=out if guarded else subprocess.PIPE,
+                    stderr=out,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ProcessDied(process.name, node=process.host, cause=f"cannot start {argv[0]}: {error}", log=log) from error
+        running = Running(process, log, popen, guarded)
+        self.running.append(running)
+        return running
+
+    def check(self) -> None:
+        """Raises ProcessDied for the first process that ended by itself."""
+        for running in self.running:
+            if cause := self.cause_of(running):
+                raise self.died(running.process.name, cause)
+
+    def cause_of(self, running: Running) -> str | None:
+        """Why a process ended by itself, None while it runs. Its guard may be cleaning up still."""
+        code = running.popen.poll()
+        size = _size(running.log)
+        if running.guarded and (code is not None or size != self.log_sizes.get(running.process.name)):
+            self.log_sizes[running.process.name] = size
+            if cause := told_by_guard(running.log):
+                return cause
+        return None if code is None else exit_cause(code)
+
+    def died(self, name: str, cause: str) -> ProcessDied:
+        return died(self.by_name(name), cause)
+
+    def by_name(self, name: str) -> Running:
+        return next(r for r in self.running if r.process.name == name)
+
+    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
+        """What pdslurm/node/clocks.py reads of the GPUs of these engines, by host."""
+        used = {str(gpu) for engine in engines for gpu in engine.gpus}
+        return {"localhost": gpus.read_states(used)}
+
+    def stop(self, chosen: Iterable[Started]) -> None:
+        """TERM to each, which a guard turns into TERM, `stop_s`, KILL for all below it; then KILL to whatever is left."""
+        wanted = list(chosen)
+        stopping = [r for r in self.running if r in wanted]
+        if not stopping:
+            return
+        sessions = {r.popen.pid for r in stopping}
+        _send(stopping, signal.SIGTERM)
+        self._wait_gone(stopping, sessions)
+        _kill(stopping, sessions)
+        self.left_behind += _pids_in_sessions(sessions)
+        for running in stopping:
+            _close_pipes(running.popen)
+        self.running = [r for r in self.running if r not in stopping]
+
+    def _wait_gone(self, stopping: list[Running], sessions: set[int]) -> None:
+        """Until no process of the sessions is left, or none that would see to it: a client is killed after `stop_s`, a guard gets
+        the time that it needs for KILL too."""
+        began, hurried = time.monotonic(), False
+        limit = self.stop_s + guard.KILL_WAIT_S
+        while (waited := time.monotonic() - began) < limit:
+            alive = [r for r in stopping if r.popen.poll() is None]
+            if not alive or not _pids_in_sessions(sessions):
+                return
+            if self.hurry() and not hurried:
+                hurried, limit = True, waited + HURRY_S
+                _send(alive, signal.SIGINT)  # a guard then kills at once
+            for running in alive:
+                if not running.guarded and (hurried or waited > self.stop_s):
+                    running.popen.kill()
+            time.sleep(0.05)
+
+
+def _send(running: Iterable[Running], number: signal.Signals) -> None:
+    for each in running:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            each.popen.send_signal(number)
+
+
+def _kill(stopping: Iterable[Running], sessions: set[int]) -> None:
+    """KILL to whatever is left of the sessions, again and again: what was being forked is found the next time."""
+    deadline = time.monotonic() + HURRY_S
+    while time.monotonic() < deadline:
+        for running in stopping:
+            running.popen.poll()
+        left = _pids_in_sessions(sessions)
+        if not left:
+            return
+        for pid in left:
+            guard.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
+
+
+def _end_adopted() -> None:
+    """KILL to what is left below a guard that was itself killed: orphans have become children of this process."""
+    deadline = time.monotonic() + HURRY_S
+    while time.monotonic() < deadline and (left := guard.below(os.getpid())):
+        for pid in left:
+            guard.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.02)
+
+
+def _close_pipes(popen: subprocess.Popen[bytes]) -> None:
+    """Closes the pipes of a process that is gone. While it lives a thread may wait in them, and close() would wait for that."""
+    if popen.poll() is not None:
+        for pipe in (popen.stdin, popen.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _pids_in_sessions(sessions: set[int]) -> list[int]:
+    """Living processes whose session leader was one of ours; found though the leader may be dead. A zombie counts while it has
+    other threads: one that still frees GPU memory in the kernel looks like that."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # after the command's name in parentheses: state, ppid, pgrp, session
+            state, _, _, session = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) in sessions and (state != "Z" or len(os.listdir(f"/proc/{name}/task")) > 1):
+                found.append(int(name))
+    return found

@@ -1,0 +1,58 @@
+"""From the nodes' reports to a table for people: one line a node, columns as wide as they need to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pdslurm.node.check import Report
+
+GIB = 2**30
+HEADINGS = ("node", "GPUs", "driver", "fabric", "memlock", "free: run, tmp, shm", "NIXL", "engine", "found")
+
+
+def reports_text(reports: Mapping[str, Report]) -> str:
+    """`reports` by node; `-` for what was not looked at or is not known."""
+    rows = [HEADINGS, *(row(name, report) for name, report in reports.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows)
+
+
+def row(name: str, report: Report) -> tuple[str, ...]:
+    facts, versions = report.facts, report.versions
+    engine = " ".join(f"{p} {versions[p]}" for p in ("vllm", "nixl", "vllm-router") if versions.get(p))
+    found = f"{len(report.findings)} finding(s)" if report.findings else "nothing"
+    cells = gpus(facts), facts.get("driver"), fabric(facts), memlock(facts), free(facts), nixl(facts), engine
+    return name, *(cell or "-" for cell in cells), found
+
+
+def gpus(facts: Mapping[str, Any]) -> str:
+    """`8 × NVIDIA H200`."""
+    return ", ".join(f"{count} × {name}" for name, count in Counter(facts.get("gpu_names", ())).items())
+
+
+def fabric(facts: Mapping[str, Any]) -> str:
+    """`4 uverbs, gdrdrv`."""
+    names = [path.rpartition("/")[2].rstrip("0123456789") for path in facts.get("devices", ())]
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in Counter(names).items())
+
+
+def memlock(facts: Mapping[str, Any]) -> str:
+    limits = facts.get("limits")
+    if not limits:
+        return ""
+    if limits["memlock"] is None or limits["ipc_lock"]:
+        return "unlimited"
+    return f"{limits['memlock'] / GIB:.1f} GiB" if limits["memlock"] >= GIB else f"{limits['memlock'] // 1024} KiB"
+
+
+def free(facts: Mapping[str, Any]) -> str:
+    """GiB free in the run's folder, the temporary folder and /dev/shm."""
+    places = [*facts.get("free", {}).values(), facts.get("shm_free")]
+    return ", ".join("-" if n is None else f"{n / GIB:.1f}" for n in places) + " GiB"
+
+
+def nixl(facts: Mapping[str, Any]) -> str:
+    """`UCX` where it starts, `LIBFABRIC: fails` where it does not."""
+    return ", ".join(f"{name}: fails" if found["error"] else name for name, found in (facts.get("nixl") or {}).items())

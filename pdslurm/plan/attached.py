@@ -1,0 +1,43 @@
+"""From a plan and the addresses of what runs already to a deployment in which only the client has to be started. Pure.
+
+Engines keep their roles, groups and sizes, for the topology says them; their command lines are not known here and stay empty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pdslurm.config import Config
+from pdslurm.plan.checks.attach import URL, addresses
+from pdslurm.plan.deployment import LOOPBACK, BoundArm, BoundSet, Deployment, Process, bind, client_of
+from pdslurm.plan.plan import Arm, InstanceSet, Plan
+
+
+def deployment_of(plan: Plan) -> Deployment:
+    """What a run of this plan measures: the endpoints of `attach` where there are some, else processes on symbolic hosts."""
+    return attach(plan) if plan.config.attach else bind(plan)
+
+
+def attach(plan: Plan) -> Deployment:
+    """Every arm by itself, each on its own endpoint of the configuration, which `problems` found in order."""
+    sets = tuple(_set(plan.config, instances, arm) for instances in plan.sets for arm in instances.arms)
+    return Deployment(plan, sets, client_of(plan.config, LOOPBACK))
+
+
+def _set(config: Config, instances: InstanceSet, arm: Arm) -> BoundSet:
+    endpoint = config.attach[arm.name]
+    urls = {role: iter(urls) for role, urls in addresses(endpoint).items()}
+    engines = tuple(
+        _engine(f"engine{n}", role, instance.group, next(urls[role]))
+        for n, (role, instance) in enumerate(zip(arm.roles, instances.instances, strict=True))
+    )
+    router = Process("router", "router", "router", None, 0, LOOPBACK, (), None, (), {}, endpoint.router_metrics)
+    routers = (router,) if endpoint.router_metrics else ()
+    bound = BoundArm(arm, {e.name: e.role for e in engines}, routers, endpoint.url)
+    alone = replace(instances, name=arm.name, arms=(arm,), load_s=0.0, measure_s=instances.measure_s / len(instances.arms))
+    return BoundSet(alone, engines, (bound,))
+
+
+def _engine(name: str, role: str, group: int, url: str) -> Process:
+    found = URL.fullmatch(url)
+    assert found
+    return Process(name, "engine", role, group, 0, found[1], (), int(found[2]), (), {}, f"{url}/metrics")

@@ -1,0 +1,128 @@
+"""From a configuration to a plan: which instances are loaded together, which arms they serve, which points are measured. Pure.
+
+`build_plan` decides where everything runs; `pdslurm.plan.deployment.bind` adds the hosts' addresses and ports that are free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pdslurm.config import Config, KvRole, Topology, Workload, arms_of
+from pdslurm.plan.checks.configuration import check
+from pdslurm.plan.model import ModelShape, model_shape
+from pdslurm.plan.placement import Instance, place
+from pdslurm.plan.points import Point, ladders, points, ramp_requests, saturated, typical_lengths
+from pdslurm.plan.rate_sweep import expected_points
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A topology in the comparison; `roles[i]` is what instance i of its set does in it."""
+
+    name: str
+    topology: Topology
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InstanceSet:
+    """Instances loaded together, and the arms that they serve one after another."""
+
+    name: str
+    instances: tuple[Instance, ...]
+    arms: tuple[Arm, ...]
+    load_s: float  # estimate
+    measure_s: float  # estimate, all arms and points
+
+    @property
+    def gpu_count(self) -> int:
+        return sum(instance.gpu_count for instance in self.instances)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do, before any host is known."""
+
+    name: str
+    config: Config
+    nodes: int
+    gpus: int  # of the whole allocation, idle ones too
+    sets: tuple[InstanceSet, ...]
+    points: tuple[Point, ...]  # the same for every arm, in order; those from workload.repeats on only where they turn out necessary
+
+    @property
+    def sure_points(self) -> tuple[Point, ...]:
+        """Those that every arm measures in any case; of a search about as many as it takes."""
+        return sure_points(self.config.workload, self.points)
+
+    @property
+    def estimate_s(self) -> float:
+        return sum(s.load_s + s.measure_s for s in self.sets)
+
+    @property
+    def estimate_gpu_hours(self) -> float:
+        return self.estimate_s / 3600 * self.gpus
+
+
+def build_plan(config: Config) -> Plan:
+    """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
+    check(config)
+    arms, todo = arms_of(config), points(config.workload, config.seed)
+    shape = model_shape(config.model)
+    shared: dict[object, list[tuple[str, Topology, tuple[Instance, ...]]]] = {}
+    for name, topology in arms.items():
+        instances = place(topology, config.cluster)
+        alike = _sharing_key(name, topology, instances, config.workload.prefix_caching)
+        shared.setdefault(alike, []).append((name, topology, instances))
+    sets = []
+    for members in shared.values():
+        instances = members[0][2]
+        planned = tuple(Arm(name, topology, tuple(i.role for i in placed)) for name, topology, placed in members)
+        name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
+        sure = sure_points(config.workload, todo)
+        measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
+        sets.append(InstanceSet(name, instances, planned, config.cluster.load_s, measure))
+    nodes = max(t.nodes for t in arms.values())
+    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo)
+
+
+def sure_points(workload: Workload, points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """What estimates stand on: the points before workload.until begins; of a ladder of rates the middle ones."""
+    if workload.search.lowest is None:
+        return tuple(point for point in points if point.repeat < workload.repeats)
+    sure = [point for pair in saturated(points).values() for point in pair]
+    for (_, repeat), ladder in ladders(points).items():
+        count = min(expected_points(len(ladder), first=repeat == 0), len(ladder))
+        begin = (len(ladder) - count) // 2
+        sure += ladder[begin : begin + count]
+    return tuple(sure)
+
+
+def _sharing_key(name: str, topology: Topology, instances: tuple[Instance, ...], prefix_caching: bool) -> object:
+    """Arms with equal keys are served by the same loaded instances. P/D arms share them when their instances differ in role
+    alone, for with kv_both the role is the router's choice; plain arms never share: they must not carry a connector's cost. With
+    prefix caching none do: every arm gets the same prompts, and the second would find the first one's in the cache."""
+    if not topology.prefill or topology.kv.role is not KvRole.both or prefix_caching:
+        return name
+    neutral = tuple(replace(i, role="any") for i in instances)
+    return neutral, topology.kv.connector, repr(topology.kv.extra_config), topology.expert_parallel
+
+
+def estimate_point_s(point: Point, arm: Arm, instances: tuple[Instance, ...], config: Config, shape: ModelShape | None) -> float:
+    """A rough time for one point, for the plan's cost: its fixed time; or arrivals (a trace's are unknown), or prefill at 10 % of
+    peak, plus decode steps of `cluster.step_ms` for 256 requests an instance at a time. Good to a factor of about 3; `predict` is
+    the real model. Without sizes: 7 B parameters."""
+    roles = list(zip(instances, arm.roles, strict=True))
+    prefill_gpus = sum(i.gpu_count for i, role in roles if role != "decode")
+    decoders = sum(i.data_parallel for i, role in roles if role != "prefill")
+    active = shape.active_parameters if shape else 7e9
+    input_len, output_len = typical_lengths(point)
+    prefill_s = 2 * active * input_len * point.num_prompts / (prefill_gpus * config.cluster.gpu_tflops * 1e12 * 0.1)
+    in_flight = min(point.num_prompts, point.max_concurrency or point.num_prompts)
+    rounds = max(-(-in_flight // (decoders * 256)), 1) * point.num_prompts / in_flight
+    decode_s = output_len * config.cluster.step_ms / 1000
+    if point.duration_s:  # what is in flight then is waited for
+        return point.duration_s + decode_s + 1.0
+    arrivals_s = point.num_prompts / point.request_rate if point.request_rate else 0.0
+    if ramp := config.workload.ramp_up:
+        arrivals_s = point.num_prompts / ramp_requests(ramp, 1.0)
+    return max(arrivals_s, prefill_s) + rounds * decode_s + 1.0

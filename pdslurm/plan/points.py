@@ -1,0 +1,230 @@
+"""From a workload to the points that every arm measures, in the order in which they are measured. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pdslurm.config import Ramp, RampUp, Workload
+from pdslurm.plan.rate_sweep import rates as ladder
+
+Ladder = tuple[int, int, str]  # what its points have in common: input and output in tokens, and the load
+SATURATED = "saturated"  # the sweep of points that show how fast an instance is at most
+ID_LENGTH = 40  # of what a load adds to a point's name, before it is cut
+Class = tuple[float, int, int, float]  # share, input and output in tokens, spread of the input
+
+
+@dataclass(frozen=True)
+class Point:
+    """One workload setting with its repeat. `seed` is its own, but for workload.one_seed: no two points or repeats send the same
+    prompts, and every arm sends the same ones at the same times at the same point and repeat: arms are compared in pairs."""
+
+    input_len: int  # tokens; 0: as the data set has it
+    output_len: int  # tokens; 0: as the data set has it
+    request_rate: float | None  # requests/s; None: all at once, or as a trace or a ramp has it
+    max_concurrency: int | None  # requests in flight; None: no bound
+    num_prompts: int  # requests; with duration_s as many different prompts, of which fewer or more may be sent
+    repeat: int
+    seed: int
+    sweeps: tuple[str, ...]  # every sweep of the workload that contains it
+    load: str = "random"  # what is sent beside lengths and rates, in words
+    duration_s: float | None = None  # for how long requests are sent; None: until num_prompts are
+    mix: tuple[Class, ...] = ()
+    paced: bool = True  # False: all at once, whatever the workload says of time
+
+    @property
+    def setting(self) -> tuple[int, int, float | None, int | None]:
+        return self.input_len, self.output_len, self.request_rate, self.max_concurrency
+
+    @property
+    def id(self) -> str:
+        """A name fit for a file: `i512-o256-rinf-cinf-rep0`, `rinf-c4-sharegpt-60-s-rep0`."""
+        rate = "inf" if self.request_rate is None else f"{self.request_rate:g}"
+        words = [f"i{self.input_len}"] if self.input_len else []
+        words += [f"o{self.output_len}"] if self.output_len else []
+        words += [f"r{rate}", f"c{self.max_concurrency or 'inf'}"]
+        words += [short_name(self.load.removeprefix("random, "))] if self.load != "random" else []
+        return "-".join([*words, f"rep{self.repeat}"])
+
+    def rehearsal(self, num_prompts: int) -> Point:
+        """The warm-up before it: prompts of the same kind that are not its own, all at once."""
+        return replace(self, num_prompts=num_prompts, seed=self.seed ^ 1, request_rate=None, duration_s=None, paced=False)
+
+
+def point_json(point: Point) -> dict[str, Any]:
+    """One point as the record and the plan carry it."""
+    return {**asdict(point), "sweeps": list(point.sweeps), "id": point.id}
+
+
+def points(workload: Workload, seed: int) -> tuple[Point, ...]:
+    """All points of all sweeps, each setting once, repeat by repeat; those from workload.repeats on are measured only where
+    workload.until asks for them. Within a repeat the order is shuffled by the run's seed, so
+    that a machine that drifts does not look like an effect of length."""
+    once: dict[object, Point] = {}
+    for name, sweep in workload.sweeps.items():
+        mix = tuple((c.share, c.input_len, c.output_len, c.spread) for c in sweep.mix.values())
+        rates = sweep.request_rate if workload.search.lowest is None else ladder(workload.search)
+        for setting in itertools.product(sweep.input_len, sweep.output_len, rates, sweep.max_concurrency):
+            point = _point(workload, *setting, mix)
+            known = once.setdefault((setting, mix), point)
+            sweeps = known.sweeps if name in known.sweeps else (*known.sweeps, name)
+            once[setting, mix] = replace(known, sweeps=sweeps)
+
+    def seed_of(point: Point, repeat: int) -> int:
+        return seed if workload.one_seed else point_seed(seed, point, repeat)
+
+    ordered = [replace(p, seed=seed_of(p, 0)) for p in saturating(workload)]
+    for repeat in range(workload.most_repeats):
+        round_ = [replace(p, repeat=repeat, seed=seed_of(p, repeat)) for p in once.values()]
+        random.Random(f"{seed}/{repeat}").shuffle(round_)
+        ordered += round_
+    return tuple(ordered)
+
+
+def ladders(points: Sequence[Point]) -> dict[tuple[Ladder, int], list[Point]]:
+    """(ladder, repeat) → the points that differ in their rate alone, from the lowest on."""
+    found: dict[tuple[Ladder, int], list[Point]] = defaultdict(list)
+    for point in points:
+        if SATURATED not in point.sweeps:
+            found[(point.input_len, point.output_len, point.load), point.repeat].append(point)
+    return {which: sorted(rungs, key=lambda p: p.request_rate or 0.0) for which, rungs in found.items()}
+
+
+def saturated(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Point]]:
+    """Lengths → the points that show how fast prompts alone, and whole answers, can be had."""
+    lone = [point for point in points if SATURATED in point.sweeps]
+    whole = [point for point in lone if point.output_len > 1]
+    return {
+        (p.input_len, p.output_len): (next(q for q in lone if q.output_len == 1 and q.input_len == p.input_len), p) for p in whole
+    }
+
+
+def saturating(workload: Workload) -> list[Point]:
+    """For a search that has to suggest a ratio: at all lengths the prompts alone, and the whole answers, all at once."""
+    if workload.search.lowest is None or workload.search.neighbours is None:
+        return []
+    lengths = dict.fromkeys((i, o) for sweep in workload.sweeps.values() for i in sweep.input_len for o in sweep.output_len)
+    pairs = dict.fromkeys((i, each) for i, o in lengths for each in (1, o))
+    return [Point(i, o, None, None, workload.search.saturating_prompts, 0, 0, (SATURATED,), paced=False) for i, o in pairs]
+
+
+def _point(
+    workload: Workload, input_len: int, output_len: int, rate: float | None, concurrency: int | None, mix: tuple[Class, ...]
+) -> Point:
+    prompts = num_prompts(workload, rate, concurrency)
+    duration = workload.duration_s if is_timed(workload, rate) else None
+    load = load_words(workload, rate, duration, mix)
+    return Point(input_len, output_len, rate, concurrency, prompts, 0, 0, (), load, duration, mix)
+
+
+def point_seed(run_seed: int, point: Point, repeat: int) -> int:
+    """A seed below 2³¹ that depends on the run's seed, the setting and the repeat alone."""
+    load = "" if point.load == "random" else f"/{point.load}"
+    text = f"{run_seed}/{point.setting}/{point.num_prompts}/{repeat}{load}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+# --- how many requests, for how long
+
+
+def is_timed(workload: Workload, rate: float | None) -> bool:
+    """Whether the client stops by the clock: a closed loop or a trace with duration_s. At a rate the number is known before."""
+    return bool(workload.duration_s) and rate is None and not workload.ramp_up
+
+
+def num_prompts(workload: Workload, rate: float | None, concurrency: int | None) -> int:
+    """The requests of a point, or the different prompts of a timed one. With equally many for each prefix where prompts share
+    some, for vLLM's client sends no others."""
+    prompts = workload.num_prompts or 0
+    if workload.duration_s and workload.ramp_up:
+        prompts = math.ceil(ramp_requests(workload.ramp_up, workload.duration_s))
+    elif workload.duration_s and rate:
+        prompts = math.ceil(round(rate * workload.duration_s, 6))
+    elif concurrency and workload.prompts_per_concurrency:
+        prompts = min(prompts, concurrency * workload.prompts_per_concurrency)
+    each = workload.num_prefixes if workload.dataset == "prefix_repetition" and workload.num_prefixes else 1
+    return -(-prompts // each) * each
+
+
+def ramp_requests(ramp: RampUp, duration_s: float) -> float:
+    """How many requests a ramp sends in a time. vLLM's client lets the rate r grow with the share x of the requests that were sent,
+    so that n requests take n · ∫ dx / r(x): n·ln(e/s)/(e − s) for r = s + (e − s)·x, and n·(1/s − 1/e)/ln(e/s) for r = s·(e/s)^x.
+    In the mean; arrivals are random, and at a ramp the client does not scale them to the time, so that it varies by 1/√n."""
+    start, end = ramp.start_per_s, ramp.end_per_s
+    if start == end:
+        return start * duration_s
+    log = math.log(end / start)
+    return duration_s * ((end - start) / log if ramp.shape is Ramp.linear else log / (1 / start - 1 / end))
+
+
+# --- words
+
+
+def load_words(workload: Workload, rate: float | None, duration_s: float | None, mix: tuple[Class, ...]) -> str:
+    """What is sent beside lengths and rates: `random`, `mix of 90% 128/64, 10% 4000/64`, `sharegpt, burstiness 0.5`. Whatever
+    changes a load stands here, for points differ in seed and name by it."""
+    words = [workload.dataset]
+    if workload.dataset == "mix":
+        words = [f"mix of {', '.join(class_words(c) for c in mix)}"]
+    if workload.dataset == "prefix_repetition":
+        words = [f"{workload.num_prefixes} prefixes of {workload.prefix_len}"]
+    if workload.dataset == "trace" and workload.trace.seconds != 1:
+        words += [f"{workload.trace.seconds:g} s a unit"]
+    if (rate or workload.ramp_up) and workload.burstiness != 1:
+        words += [f"burstiness {workload.burstiness:g}"]
+    if ramp := workload.ramp_up:
+        words += [f"{ramp.shape.value} ramp {ramp.start_per_s} to {ramp.end_per_s} a s"]
+    words += [f"{duration_s:g} s"] if duration_s else []
+    words += [] if workload.stream else ["not streamed"]
+    return ", ".join(words)
+
+
+def class_words(of_mix: Class) -> str:
+    share, input_len, output_len, spread = of_mix
+    return f"{100 * share:g}% {input_len}/{output_len}" + (f" ±{100 * spread:g}%" if spread else "")
+
+
+def short_name(text: str) -> str:
+    """Letters, digits, dots and dashes; what is too long ends in a hash of the whole."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    return name if len(name) <= ID_LENGTH else f"{name[: ID_LENGTH - 7].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+# --- what is to be expected
+
+
+def typical_lengths(point: Point, unknown: int = 256) -> tuple[float, float]:
+    """Mean input and output of a point's requests in tokens, for estimates; `unknown` where only the data set knows. Conversations
+    of ShareGPT have about 220 and 190."""
+    if point.mix:
+        return sum(c[0] * c[1] for c in point.mix), sum(c[0] * c[2] for c in point.mix)
+    return point.input_len or unknown, point.output_len or unknown
+
+
+def expected_hit_rate(workload: Workload, point: Point | None = None) -> float | None:
+    """The largest share of prompt tokens that can hit the prefix cache if it is empty before: of one point, or of all points of the
+    workload. 0 without prefix caching; what the workload states, if it does; None where nobody knows.
+
+    Prompts that share prefixes: of m prompts with one prefix all but the first find it, (m − 1)/m · prefix_len/input_len. Reality
+    stays below: every instance of an arm computes each prefix once itself, and only whole blocks are kept."""
+    if not workload.prefix_caching:
+        return 0.0
+    if workload.prefix_hit_rate is not None:
+        return workload.prefix_hit_rate
+    if workload.dataset in ("random", "mix"):
+        return 0.0
+    if workload.dataset != "prefix_repetition" or not workload.num_prefixes or not workload.prefix_len:
+        return None
+    known = (point,) if point else points(replace(workload, repeats=1), 0)
+    return max((_shared(workload.prefix_len, p.input_len, p.num_prompts / workload.num_prefixes) for p in known), default=None)
+
+
+def _shared(prefix_len: int, input_len: int, prompts_per_prefix: float) -> float:
+    return (1 - 1 / prompts_per_prefix) * prefix_len / input_len

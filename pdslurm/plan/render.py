@@ -1,0 +1,184 @@
+"""From a deployment to what `launcher=plan` prints: text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from pdslurm.config import Device
+from pdslurm.plan.attached import deployment_of
+from pdslurm.plan.commands import bench_args, vllm_alone
+from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Process
+from pdslurm.plan.fairness import as_json, compare, stale, values_text
+from pdslurm.plan.fairness import lines as fairness_lines
+from pdslurm.plan.plan import Plan
+from pdslurm.plan.points import SATURATED, Point, ladders, point_json
+
+MANY = 32  # processes of a set beyond which the text shows the first and the last few
+
+
+def process_json(process: Process, **more: Any) -> dict[str, Any]:
+    """One entry of `processes[]`."""
+    return {
+        "name": process.name, "kind": process.kind, "role": process.role, "group": process.group,
+        "node": process.node, "host": process.host, "gpus": list(process.gpus), "port": process.port,
+        "argv": list(process.argv), "env": dict(process.env), **more,
+    }  # fmt: skip
+
+
+def plan_json(deployment: Deployment) -> dict[str, Any]:
+    """The whole plan: sets of instances loaded together, arms, every process, every point with its benchmark command."""
+    plan = deployment.plan
+    processes, points = [], []
+    for bound in deployment.sets:
+        for engine in bound.engines:
+            head = engine.name.split("-part")[0]
+            roles = {b.arm.name: b.engine_roles[head] for b in bound.arms}
+            processes.append(process_json(engine, set=bound.set.name, roles=roles))
+        for bound_arm in bound.arms:
+            processes += [process_json(r, set=bound.set.name, arm=bound_arm.arm.name) for r in bound_arm.routers]
+            for point in plan.points:
+                args = list(bench_args(plan.config, point, bound_arm.base_url))
+                points.append({"arm": bound_arm.arm.name, "set": bound.set.name, **point_json(point), "bench_args": args})
+    return {
+        "name": plan.name,
+        "nodes": plan.nodes,
+        "gpus": plan.gpus,
+        "cluster": plan.config.cluster.name,
+        "model": plan.config.model.name,
+        "sets": [{"name": s.set.name, "arms": [a.arm.name for a in s.arms], "gpus": s.set.gpu_count} for s in deployment.sets],
+        "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2)},
+        "fairness": as_json(compare(deployment)),
+        "processes": [*processes, process_json(deployment.client)],
+        "points": points,
+    }
+
+
+def dump_json(deployment: Deployment) -> str:
+    return json.dumps(plan_json(deployment), indent=1)
+
+
+def plan_text(deployment: Deployment) -> str:
+    """The plan for a person: the cost first, then where everything runs, then what is measured."""
+    return "\n".join(_lines(deployment))
+
+
+def _lines(deployment: Deployment) -> Iterator[str]:
+    plan = deployment.plan
+    yield summary(plan)
+    yield from _fairness_lines(deployment)
+    for bound in deployment.sets:
+        yield ""
+        slots = f"{bound.set.gpu_count} {'CPU slots' if _on_cpu(plan) else 'GPUs'}"
+        yield f"{bound.set.name}: {len(bound.set.instances)} instance(s) on {slots}, loaded once"
+        yield from _engine_lines(bound, "slot" if _on_cpu(plan) else "GPU")
+        for arm in bound.arms:
+            yield from _arm_lines(arm)
+    yield ""
+    yield f"client on node {deployment.client.node}: {shlex.join(deployment.client.argv)}"
+    yield from _point_lines(plan)
+    if plan.points:
+        args = bench_args(plan.config, plan.points[0], deployment.sets[0].arms[0].base_url)
+        theirs = vllm_alone(args) == args
+        yield f"the first of them, as a command{'' if theirs else ' (of which only pdslurm knows the options --pdslurm-…)'}:"
+        yield "  " + shlex.join([*plan.config.runtime.vllm, "bench", "serve", *args])
+
+
+def _point_lines(plan: Plan) -> Iterator[str]:
+    """Every point, those of a search as the ladders that arms climb."""
+    workload = plan.config.workload
+    climbed = ladders(plan.points) if workload.search.lowest is not None else {}
+    listed = [point for point in plan.points if not climbed or SATURATED in point.sweeps]
+    if listed:
+        yield f"points, in this order, for each arm ({len(listed)}):" if not climbed else "sent at once to the plain arm:"
+    for point in listed:
+        later = "" if point.repeat < workload.repeats else ", if workload.until asks for it"
+        yield f"  {point.id:<34} {_amount(point)}, seed {point.seed}, sweeps: {', '.join(point.sweeps)}{later}"
+    for (which, repeat), rungs in climbed.items():
+        if repeat == 0:
+            low, high, prompts = rungs[0], rungs[-1], f"{rungs[0].num_prompts} to {rungs[-1].num_prompts} prompts"
+            yield (
+                f"{which[0]} tokens in, {which[1]} out, {which[2]}: {len(rungs)} rates from {low.request_rate:g} to "
+                f"{high.request_rate:g} requests/s ({prompts}), of which each arm measures what leads to the highest that keeps "
+                f"slo={plan.config.slo.name}, {workload.repeats} times"
+            )
+
+
+def _amount(point: Point) -> str:
+    return (
+        f"{point.duration_s:g} s with {point.num_prompts} different prompts" if point.duration_s else f"{point.num_prompts} prompts"
+    )
+
+
+def _fairness_lines(deployment: Deployment) -> Iterator[str]:
+    compared = compare(deployment)
+    said = list(fairness_lines(compared, stale(deployment, compared)))
+    yield from said
+    if not said:
+        return
+    if forced := [c for c in compared if c.verdict == "forced"]:
+        yield "  forced by the topologies: " + " | ".join(f"{c.field}: {values_text(c.values)}" for c in forced)
+    if same := [c for c in compared if c.verdict == "same"]:
+        named = [f"{c.field} {next(iter(c.values.values()))}" for c in same if " " not in c.field]
+        yield f"  the same in every arm: {', '.join(named)}; and {len(same) - len(named)} other options and variables"
+
+
+def opening(plan: Plan) -> str:
+    """What a run says first: the summary, and what its arms differ in."""
+    deployment = deployment_of(plan)
+    compared = compare(deployment)
+    return "\n".join([summary(plan), *fairness_lines(compared, stale(deployment, compared))])
+
+
+def _on_cpu(plan: Plan) -> bool:
+    return plan.config.cluster.device is Device.cpu
+
+
+def summary(plan: Plan) -> str:
+    """One line: what, where, how much."""
+    arms = [arm.name for s in plan.sets for arm in s.arms]
+    cpu = _on_cpu(plan)
+    where = f"{plan.nodes} node(s) × {plan.config.cluster.gpus_per_node} {'CPU slot(s)' if cpu else plan.config.cluster.gpu}"
+    hours = plan.estimate_gpu_hours
+    count, most = len(plan.sure_points), len(plan.points)
+    if plan.config.workload.search.lowest is not None:
+        points = f"about {count}"
+    else:
+        points = f"{count} to {most}" if most > count else f"{count}"
+    cost = f"{plan.estimate_s / 60:.0f} min" if cpu else f"{plan.estimate_s / 60:.0f} min, {hours:.3g} GPU-hours"
+    return (
+        f"{plan.name}: {plan.config.model.name} on {where} (cluster {plan.config.cluster.name}); "
+        f"{len(arms)} arm(s): {', '.join(arms)}; {points} points each; roughly {cost}"
+    )
+
+
+def _engine_lines(bound: BoundSet, slot: str) -> Iterator[str]:
+    shown = list(bound.engines)
+    hidden = len(shown) - MANY
+    for n, engine in enumerate(shown):
+        if hidden > 0 and MANY // 2 <= n < len(shown) - MANY // 2:
+            if n == MANY // 2:
+                yield f"  … {hidden} more of the same kind (launcher.format=json shows all)"
+            continue
+        gpus = f"{slot} {','.join(map(str, engine.gpus))}"
+        at = f"port {engine.port}" if engine.port else "headless"
+        if not engine.argv:
+            yield f"  {engine.name:<14} {engine.role:<8} group {engine.group}  runs already at {engine.url}"
+            continue
+        yield f"  {engine.name:<14} {engine.role:<8} group {engine.group}  node {engine.node}  {gpus:<19} {at}"
+        if n == 0 or hidden <= 0:
+            env = " ".join(f"{k}={shlex.quote(v)}" for k, v in engine.env.items())
+            yield f"      {env} {shlex.join(engine.argv)}"
+
+
+def _arm_lines(bound: BoundArm) -> Iterator[str]:
+    counts = [f"{list(bound.engine_roles.values()).count(role)} {role}" for role in dict.fromkeys(bound.engine_roles.values())]
+    yield f"  arm {bound.arm.name}: {', '.join(counts)}; the client talks to {bound.base_url}"
+    for router in bound.routers:
+        if not router.argv:
+            yield f"      {router.name}: runs already; its counters are at {router.metrics_url}"
+            continue
+        text = shlex.join(router.argv)
+        yield f"      {router.name}: {text if len(text) < 2000 else text[:2000] + ' …'}"

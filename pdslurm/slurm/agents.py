@@ -1,0 +1,312 @@
+"""The driver's side of an allocation: an agent on every node, what they answer, and processes there as if they were here."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pdslurm.config import Config, Limits, as_dict
+from pdslurm.errors import AllocationEnding, NotReady, PreflightError, ProcessDied
+from pdslurm.node import guard
+from pdslurm.node.processes import LocalProcesses, Running, Started, died, log_tail
+from pdslurm.plan.deployment import Host, Process
+from pdslurm.signals import SignalNote
+from pdslurm.slurm.wire import Wire
+
+BEAT_S = 1.0
+CLOCKS_S = 25.0  # two questions to nvidia-smi at most
+Tick = Callable[[], None]
+Launch = Callable[[str], Sequence[str]]  # from the driver's host:port to the command that starts an agent on every node
+
+
+@dataclass
+class Node:
+    """One node of the allocation and what its agent said. `lost` says why nothing can be asked of it any more."""
+
+    name: str
+    wire: Wire
+    host: Host | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: Sequence[str] = ()
+    heard: float = field(default_factory=time.monotonic)
+    lost: str | None = None
+    warned: bool = False
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    deaths: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+
+    def send(self, **message: Any) -> None:
+        """A node that cannot be reached is lost, no error here."""
+        try:
+            self.wire.send(**message)
+        except OSError as error:
+            self.lost = self.lost or f"cannot be reached: {error}"
+
+    def talk(self, ended: threading.Event) -> None:
+        """In a thread: sends a beat every second and takes what comes, until the connection ends."""
+        beaten = 0.0
+        while not ended.is_set() and not self.lost:
+            if time.monotonic() - beaten > BEAT_S:
+                beaten = time.monotonic()
+                self.send(beat=True)
+            try:
+                message = self.wire.receive(0.5)
+            except OSError as error:
+                self.lost = self.lost or f"its agent is gone: {error}"
+                return
+            if message:
+                self.heard = time.monotonic()
+                self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self.warned = self.warned or bool(message.get("warned"))
+        if "answer" in message:
+            self.answers[message["answer"]] = message
+        elif "died" in message:
+            self.deaths.put(message)
+        elif "hello" in message:
+            self.facts = message.get("facts", {})
+            self.findings = message.get("findings", ())
+            self.host = Host(self.name, message.get("address", ""), message.get("interface"))
+
+
+class Nodes:
+    """Agents on `names`, in this order. As a context manager it ends them all, and with them whatever they started."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        address: str,
+        key: str,
+        config: Config,
+        *,
+        launch: Launch,
+        env: Mapping[str, str],
+        log: Path,
+        temp: Path,
+    ) -> None:
+        """`launch` gives the command that starts the agents, `env` is its environment, `log` takes what it says. `temp` is the
+        driver's temporary folder: the agent beside it removes it, should the driver be killed."""
+        self.names, self.key, self.log = tuple(names), key, log
+        self.limits: Limits = config.limits
+        self.setup = {"config": as_dict(config), "temp": str(temp)}
+        self.joined: dict[str, Node] = {}
+        self.ended = threading.Event()
+        self.ids = itertools.count()
+        self.server = socket.create_server((address, 0), backlog=len(names) + 8)
+        self.server.settimeout(0.5)
+        port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, name="agents", daemon=True).start()
+        with log.open("ab") as out:
+            self.step = subprocess.Popen(
+                launch(f"{address}:{port}"), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Agents stop what runs on their nodes and end; a step that does not end then is killed. A signal that comes meanwhile
+        asks for haste and must not end the cleaning up."""
+        nodes = list(self.joined.values())
+        with SignalNote() as signals:
+            for node in nodes:
+                node.send(do="quit")
+            patience = self.limits.stop_s + guard.KILL_WAIT_S if any(not n.lost for n in nodes) else 0.0
+            deadline, hurried = time.monotonic() + patience, False
+            while self.step.poll() is None and time.monotonic() < deadline and not all(self._gone(n) for n in nodes):
+                if signals.hurry and not hurried:
+                    hurried = True
+                    for node in nodes:
+                        node.send(do="hurry")
+                time.sleep(0.05)
+            self.ended.set()
+            self.server.close()
+            self._end_step()
+
+    def _gone(self, node: Node) -> bool:
+        return bool(node.lost) or time.monotonic() - node.heard > self.limits.lost_s
+
+    def _end_step(self) -> None:
+        """srun waits for Slurm to notice a lost node, minutes; TERM makes it give up the step, KILL itself."""
+        silent = any(time.monotonic() - node.heard > self.limits.lost_s for node in self.joined.values())
+        for number, patience_s in ((None, 0.0 if silent else 3.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 3.0)):
+            if number:
+                self.step.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.step.wait(patience_s)
+                return
+
+    def _accept(self) -> None:
+        """In a thread: takes connections; whoever does not know the key is dropped."""
+        while not self.ended.is_set():
+            with contextlib.suppress(TimeoutError, OSError):
+                sock, _ = self.server.accept()
+                threading.Thread(target=self._join, args=[sock], daemon=True).start()
+
+    def _join(self, sock: socket.socket) -> None:
+        try:
+            wire = Wire(sock, self.key, is_driver=True)
+            first = wire.receive(10.0)
+            if not first or first.get("join") not in self.names or first["join"] in self.joined:
+                raise ConnectionError("not an agent of this run")
+            node = self.joined[first["join"]] = Node(first["join"], wire)
+            node.send(do="setup", **self.setup)
+            node.talk(self.ended)
+        except OSError:
+            sock.close()
+
+    # --- asking
+
+    def wait(self, tick: Tick) -> tuple[Host, ...]:
+        """Until the agents of all nodes said hello: their addresses. Raises NotReady at limits.agents_s or when srun fails,
+        PreflightError for a node without a fitting address."""
+        deadline = time.monotonic() + self.limits.agents_s
+        while missing := [n for n in self.names if n not in self.joined or not (self.joined[n].host or self.joined[n].lost)]:
+            tick()
+            if self.step.poll() is not None or time.monotonic() > deadline:
+                what = "srun ended" if self.step.poll() is not None else f"limits.agents_s={self.limits.agents_s:g} s are over"
+                raise NotReady(f"no agent on {', '.join(missing)}: {what}; {self.log} says:\n{log_tail(self.log)}")
+            time.sleep(0.02)
+        nodes = [self.joined[name] for name in self.names]
+        for node in nodes:
+            self.raise_lost(node, [])
+        if findings := [f"{node.name}: {finding}" for node in nodes for finding in node.findings]:
+            raise PreflightError(findings)
+        return tuple(node.host for node in nodes if node.host)
+
+    def ask(self, orders: Mapping[int, Mapping[str, Any]], tick: Tick, timeout_s: float) -> dict[int, Any]:
+        """Sends orders to nodes by number, all at once, and waits for all answers. Raises ProcessDied for a node that is lost,
+        NotReady at the deadline, PreflightError for what an agent could not do."""
+        ids = {number: next(self.ids) for number in orders}
+        for number, order in orders.items():
+            self.node(number).send(id=ids[number], **order)
+        deadline = time.monotonic() + timeout_s
+        while waiting := [self.node(n) for n in orders if ids[n] not in self.node(n).answers]:
+            tick()
+            for node in waiting:
+                self.raise_lost(node, [])
+            if time.monotonic() > deadline:
+                raise NotReady(f"{', '.join(n.name for n in waiting)}: no answer within {timeout_s:g} s")
+            time.sleep(0.02)
+        answers = {number: self.node(number).answers.pop(ids[number]) for number in orders}
+        if errors := [f"{self.node(n).name}: {a['error']}" for n, a in answers.items() if "error" in a]:
+            raise PreflightError(errors)
+        return {number: answer["value"] for number, answer in answers.items()}
+
+    def node(self, number: int) -> Node:
+        return self.joined[self.names[number]]
+
+    def raise_lost(self, node: Node, running: Sequence[Started]) -> None:
+        """Raises ProcessDied when a node is lost; `running` is what it was running."""
+        silent = time.monotonic() - node.heard
+        if not node.lost and silent > self.limits.lost_s:
+            node.lost = f"silent for {silent:.1f} s (limits.lost_s={self.limits.lost_s:g})"
+        if node.lost:
+            on_it = ", ".join(r.process.name for r in running)
+            log = running[0].log if running else self.log
+            what = f"{node.lost}; on it: {on_it}" if on_it else node.lost
+            raise ProcessDied(f"node {node.name}", node=node.name, cause=what, log=log, log_tail=log_tail(log))
+
+
+class NodeProcesses:
+    """Starts, watches and stops processes on the nodes of an allocation; the client runs here, beside the driver."""
+
+    def __init__(self, nodes: Nodes, local: LocalProcesses, hurry: Callable[[], bool]) -> None:
+        self.nodes, self.local, self.hurry = nodes, local, hurry
+        self.remote: list[Started] = []
+        self.left: list[str] = []
+
+    @property
+    def running(self) -> list[Started]:
+        return [*self.remote, *self.local.running]
+
+    @property
+    def left_behind(self) -> list[str]:
+        return [*self.left, *map(str, self.local.left_behind)]
+
+    def start(self, process: Process, log: Path) -> Started:
+        """Tells the process's node to start it; a program that cannot be started is found by the next check."""
+        started = Started(process, log)
+        self.nodes.node(process.node).send(do="start", id=next(self.nodes.ids), process=asdict(process), log=str(log.absolute()))
+        self.remote.append(started)
+        return started
+
+    def start_client(self, process: Process, log: Path) -> Running:
+        return self.local.start_client(process, log)
+
+    def check(self) -> None:
+        """Raises ProcessDied for the first process, or node, that ended, AllocationEnding when Slurm warns of its end."""
+        self.local.check()
+        if any(node.warned for node in self.nodes.joined.values()):
+            raise AllocationEnding("Slurm ends this allocation soon (time limit or preemption); run the same command to go on")
+        for node in {started.process.node for started in self.remote}:
+            self.nodes.raise_lost(self.nodes.node(node), [r for r in self.remote if r.process.node == node])
+        for number in range(len(self.nodes.names)):
+            node_deaths = self.nodes.node(number).deaths
+            while not node_deaths.empty():
+                death = node_deaths.get()
+                if any(r.process.name == death["died"] for r in self.remote):
+                    raise self.died(death["died"], death["cause"], death["tail"])
+
+    def died(self, name: str, cause: str, tail: str | None = None) -> ProcessDied:
+        return died(self.by_name(name), cause, tail)
+
+    def by_name(self, name: str) -> Started:
+        return next(r for r in self.running if r.process.name == name)
+
+    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
+        """What each node's agent reads of the GPUs of these engines; nothing of a node that does not answer in time."""
+        used: dict[int, set[int]] = {}
+        for engine in engines:
+            used.setdefault(engine.node, set()).update(engine.gpus)
+        orders = {number: {"do": "clocks", "gpus": sorted(gpus)} for number, gpus in used.items()}
+        try:
+            answers = self.nodes.ask(orders, lambda: None, CLOCKS_S)
+        except (NotReady, PreflightError):
+            answers = {}
+        return {self.nodes.names[number]: answers.get(number) or [] for number in orders}
+
+    def stop(self, chosen: Iterable[Started]) -> None:
+        """Stops on all nodes side by side. A node that is lost ends its own after limits.orphan_s."""
+        stopping = list(chosen)
+        self.local.stop([r for r in stopping if isinstance(r, Running)])
+        by_node: dict[int, list[str]] = {}
+        for started in stopping:
+            if started in self.remote:
+                by_node.setdefault(started.process.node, []).append(started.process.name)
+        ids = {number: next(self.nodes.ids) for number in by_node}
+        for number, names in by_node.items():
+            self.nodes.node(number).send(do="stop", id=ids[number], names=names)
+        self._wait_stopped(ids)
+        self.remote = [r for r in self.remote if r not in stopping]
+
+    def _wait_stopped(self, ids: Mapping[int, int]) -> None:
+        deadline, hurried = time.monotonic() + self.nodes.limits.stop_s + guard.KILL_WAIT_S + 10.0, False
+        waiting = dict(ids)
+        while waiting and time.monotonic() < deadline:
+            if self.hurry() and not hurried:
+                hurried = True
+                for number in waiting:
+                    self.nodes.node(number).send(do="hurry")
+            for number in list(waiting):
+                node = self.nodes.node(number)
+                if waiting[number] in node.answers:
+                    answer = node.answers.pop(waiting.pop(number))
+                    self.left += [f"{node.name}:{pid}" for pid in answer.get("value") or ()]
+                else:
+                    with contextlib.suppress(ProcessDied):
+                        self.nodes.raise_lost(node, [])
+                    if node.lost:
+                        waiting.pop(number)
+            time.sleep(0.02)
+        self.left += [f"{self.nodes.node(number).name}: no answer" for number in waiting]

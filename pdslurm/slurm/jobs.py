@@ -1,0 +1,141 @@
+"""What pdslurm asks of Slurm and how it reads the answers: the allocation it is in, srun and sbatch command lines."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pdslurm.config import Cluster, Device, Slurm
+from pdslurm.errors import ConfigError
+from pdslurm.plan.plan import Plan
+
+ALIVE = frozenset(
+    {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED", "STOPPED"}
+)
+ANSWER_S = 60.0  # a busy slurmctld takes its time
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The job that this process is in."""
+
+    job_id: str
+    nodes: tuple[str, ...]  # as Slurm names them, in its order
+    restarts: int
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process runs on the first of its nodes, where the driver belongs."""
+        return platform.node().partition(".")[0] == self.nodes[0].partition(".")[0]
+
+
+def allocation_here() -> Allocation:
+    """The allocation that Slurm's variables tell of. Raises ConfigError outside of one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        outside = "not inside a Slurm allocation; run it under salloc or sbatch, or use launcher=slurm or local"
+        raise ConfigError([f"launcher=allocation: {outside}"])
+    nodelist = ask("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()  # a step's variables tell of the step only
+    nodes = ask("scontrol", "show", "hostnames", nodelist).split()
+    return Allocation(job, tuple(nodes), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+
+
+def job_state(job_id: str) -> str:
+    """Slurm's word for where a job is, `UNKNOWN` when it has forgotten it."""
+    return job_now(job_id)[0]
+
+
+def job_now(job_id: str) -> tuple[str, str]:
+    """Slurm's words for where a job is and why, such as `PENDING` and `Resources`; `UNKNOWN` when it has forgotten it."""
+    done = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True, timeout=ANSWER_S, check=False
+    )
+    found = dict(re.findall(r"\b(JobState|Reason)=(\S+)", done.stdout))
+    return found.get("JobState", "UNKNOWN"), found.get("Reason", "None")
+
+
+def ask(*command: str) -> str:
+    """What a command of Slurm prints. Raises ConfigError with its own words when it fails or is missing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except FileNotFoundError as error:
+        why = f"{command[0]} is not on PATH: no Slurm on this machine"
+        raise ConfigError([f"launcher: {why}; use launcher=local or launcher=plan"]) from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError([f"launcher: `{' '.join(command)}` does not answer within {ANSWER_S:g} s"]) from error
+    if done.returncode:
+        raise ConfigError([f"launcher: `{' '.join(command)}`: {done.stderr.strip() or f'exit code {done.returncode}'}"])
+    return done.stdout
+
+
+def check_cluster(plan: Plan) -> None:
+    """Raises ConfigError for a cluster that is one machine."""
+    if plan.config.cluster.one_host:
+        raise ConfigError([f"cluster={plan.config.cluster.name}: one_host is for launcher=local; name a cluster of nodes"])
+
+
+def check_fits(plan: Plan, found: Allocation) -> None:
+    """Raises ConfigError when the plan needs more nodes than there are."""
+    check_cluster(plan)
+    if plan.nodes > len(found.nodes):
+        raise ConfigError([f"topology.nodes={plan.nodes}: job {found.job_id} has {len(found.nodes)} ({', '.join(found.nodes)})"])
+
+
+def gpu_options(cluster: Cluster) -> dict[str, str]:
+    """The option of sbatch and srun that asks for a node's GPUs."""
+    if cluster.device is Device.cpu or cluster.slurm.gpus_by == "none":
+        return {}
+    if cluster.slurm.gpus_by == "gres":
+        return {"gres": f"gpu:{cluster.gpus_per_node}"}
+    if cluster.slurm.gpus_by == "gpus-per-node":
+        return {"gpus-per-node": str(cluster.gpus_per_node)}
+    raise ConfigError([f"cluster.slurm.gpus_by={cluster.slurm.gpus_by}: must be gres, gpus-per-node or none"])
+
+
+def step_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for srun: a step's own variables would bind a new step to the old one's shape."""
+    kept = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTERS")
+    return {k: v for k, v in environ.items() if not k.startswith(("SLURM_", "SRUN_")) or k in kept}
+
+
+def agents_command(cluster: Cluster, nodes: Sequence[str], driver: str, key_file: str) -> tuple[str, ...]:
+    """One step with an agent on each node, all at once, by Slurm's own tree. One that ends must not end the others."""
+    gpus = tuple(f"--{name}={value}" for name, value in gpu_options(cluster).items())
+    return (
+        "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={','.join(nodes)}", *gpus,
+        "--overlap", "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=0", "--quiet", "--job-name=pdslurm-agents",
+        sys.executable, "-m", "pdslurm.slurm.agent", driver, key_file,
+    )  # fmt: skip
+
+
+def driver_command(found: Allocation, argv: Sequence[str]) -> tuple[str, ...]:
+    """pdslurm itself on the first node of the allocation: for salloc, whose shell is on the login node."""
+    return (
+        "srun", "--nodes=1", "--ntasks=1", f"--nodelist={found.nodes[0]}", "--overlap", "--mem=0", "--cpu-bind=none",
+        "--gres=none", "--quiet", "--job-name=pdslurm", sys.executable, "-m", "pdslurm", *argv,
+    )  # fmt: skip
+
+
+def sbatch_options(plan: Plan) -> dict[str, Any]:
+    """Options of sbatch for a plan, without dashes: its nodes and GPUs, and what the site asks for."""
+    cluster, slurm = plan.config.cluster, plan.config.cluster.slurm
+    options: dict[str, Any] = {"nodes": plan.nodes, "ntasks-per-node": 1, **gpu_options(cluster)}
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        if (value := getattr(slurm, name)) is not None:
+            options[name] = value
+    options["time"] = time_min(plan, slurm)
+    if slurm.exclusive:
+        options["exclusive"] = True
+    options["requeue" if slurm.requeue else "no-requeue"] = True
+    return {**options, **{name.replace("_", "-"): value for name, value in slurm.extra.items()}}
+
+
+def time_min(plan: Plan, slurm: Slurm) -> int:
+    """Minutes to ask for."""
+    return slurm.time_min if slurm.time_min is not None else max(30, int(plan.estimate_s * 1.5 / 60) + 1)

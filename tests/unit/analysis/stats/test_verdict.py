@@ -1,0 +1,128 @@
+"""Arms compared in pairs, and the answer that comes of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.load.frame import load
+from analysis.stats import repeats
+from analysis.stats.paired import Ratio, percent_text, ratio
+from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, UNDECIDED, decide, table, verdict
+from pdslurm.records.measurement import Measurement
+from tests.unit.analysis.test_command_line import record, write
+
+Values = dict[str, list[float]]
+
+
+def used(tmp_path: Path, arms: Values, lengths: tuple[int, int] = (512, 256), more: tuple[Measurement, ...] = ()) -> pd.DataFrame:
+    """Judged valid records: one a repeat for each arm's values, all metrics the same number."""
+    records = [record(arm, lengths, n, value=value) for arm, values in arms.items() for n, value in enumerate(values)]
+    judged = repeats.judge(load([write(tmp_path, [*records, *more])]))
+    return judged[judged["use"] == "used"]
+
+
+# --- pairs
+
+
+def test_pairs_take_out_what_their_prompts_have_in_common(tmp_path: Path) -> None:
+    """Repeats that differ by a factor of 4, and arms that always differ by a tenth."""
+    frame = used(tmp_path, {"pd": [110.0, 220.0, 440.0], "route": [100.0, 200.0, 400.0]})
+    found = ratio(frame, "mean_ttft_ms", "pd", "route")
+    assert (found.value, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1))
+    assert found.is_apart
+    assert found.inverse().value == pytest.approx(1 / 1.1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        # logs 0, ln 2, 2 ln 2: mean ln 2, half 4.303 · ln 2 / √3
+        ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0], (2.0, 2 * 2 ** (-4.303 / math.sqrt(3)), 2 * 2 ** (4.303 / math.sqrt(3)), 3)),
+        ([3.0, 3.0], [2.0, 2.0], (1.5, math.nan, math.nan, 2)),
+        ([3.0, 3.0, 3.0, 3.0], [2.0], (1.5, math.nan, math.nan, 1)),
+        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], (math.nan, math.nan, math.nan, 0)),
+    ],
+)
+def test_ratio(tmp_path: Path, one: list[float], other: list[float], expected: tuple[float, ...]) -> None:
+    found = ratio(used(tmp_path, {"a": one, "b": other}), "mean_itl_ms", "a", "b")
+    assert (found.value, found.low, found.high, found.pairs) == pytest.approx(expected, nan_ok=True)
+
+
+def test_repeats_with_other_seeds_are_no_pairs(tmp_path: Path) -> None:
+    moved = tuple(
+        replace(made, point={**made.point, "seed": 7}) for made in (record("b", (512, 256), n, value=5.0) for n in range(3))
+    )
+    frame = used(tmp_path, {"a": [1.0, 1.0, 1.0]}, more=moved)
+    assert ratio(frame, "mean_itl_ms", "a", "b").pairs == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Ratio(1.12, 1.08, 1.16, 3), "12 % [8, 16]"),
+        (Ratio(0.5, 0.4, 0.6, 3), "-50 % [-60, -40]"),
+        (Ratio(1.5, math.nan, math.nan, 2), "50 %"),
+    ],
+)
+def test_percent_text(found: Ratio, text: str) -> None:
+    assert percent_text(found) == text
+
+
+# --- the answer
+
+
+def test_do_not_disaggregate(tmp_path: Path) -> None:
+    """By throughput; by latencies, of which less is better, the same numbers say the contrary."""
+    arms = {"pd_1p": [100.0, 101.0, 99.0], "pd_2p": [60.0, 61.0, 59.0], "route_2": [120.0, 121.0, 119.0], "dp": [80.0, 80.0, 80.0]}
+    frame = used(tmp_path, arms)
+    by = {d.measure: d for d in decide(frame)}
+    assert (by[THROUGHPUT].pd_arm, by[THROUGHPUT].plain_arm, by[THROUGHPUT].answer) == ("pd_1p", "route_2", TOGETHER)
+    sentences = verdict(frame)
+    assert sentences[0].startswith(
+        "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better, by 20 % ["
+    )
+    assert sentences[1].startswith("Disaggregate, by mean TTFT: of 1 workload, at 1 pd_2p is better, by 33")
+    assert sentences[-1].endswith("of 3 comparisons 0.1 would look so by chance between equal arms.")
+
+
+def test_what_overlaps_is_not_distinguishable_and_two_repeats_tell_nothing(tmp_path: Path) -> None:
+    noisy = {"pd_1p": [100.0, 140.0, 80.0], "route_2": [110.0, 90.0, 130.0]}
+    (first, *_) = decide(used(tmp_path / "noisy", noisy))
+    assert first.answer == EQUAL
+    (first, *_) = decide(used(tmp_path / "few", {arm: values[:2] for arm, values in noisy.items()}))
+    assert first.answer == UNDECIDED
+    few = verdict(used(tmp_path / "few again", {arm: v[:2] for arm, v in noisy.items()}))
+    assert few == ["Whether to disaggregate cannot be told: that takes 3 valid repeats of a workload on both kinds of arms."]
+
+
+def test_it_depends_on_the_workload(tmp_path: Path) -> None:
+    long = tuple(
+        record(arm, (4096, 256), n, value=value) for arm, value in (("pd_1p", 150.0), ("route_2", 100.0)) for n in range(3)
+    )
+    frame = used(tmp_path, {"pd_1p": [100.0, 100.0, 100.0], "route_2": [110.0, 110.0, 110.0]}, more=long)
+    sentence = verdict(frame)[0]
+    assert sentence == (
+        "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better, by 50 % [50, 50]; "
+        "at 1 route_2 is better, by 10 % [10, 10]."
+    )
+    rows = table(decide(frame))
+    assert rows.loc[rows["measure"] == THROUGHPUT.words, "answer"].tolist() == [TOGETHER, "disaggregate"]
+
+
+def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
+    """Twice the GPUs for the same number is half as good."""
+    records = tuple(
+        replace(made, arm_info={"disaggregated": True, "gpus": 4}) for made in (record("pd_1p", (512, 256), n) for n in range(3))
+    )
+    (first, *_) = decide(used(tmp_path, {"route_2": [100.0] * 3}, more=records))
+    assert first.lead.value == pytest.approx(0.5)
+    assert first.answer == TOGETHER
+
+
+def test_without_both_kinds_of_arms_there_is_no_answer(tmp_path: Path) -> None:
+    assert verdict(used(tmp_path, {"route_2": [1.0] * 3, "dp": [2.0] * 3})) == []

@@ -1,0 +1,47 @@
+"""What a point's checks compare with, out of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pdslurm.config import Config, Device, RampUp, Transport
+from pdslurm.measure.meter import asked
+from pdslurm.plan.points import points
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, {"num_prompts": 10, "output_len": 32, "nixl": False, "kv": None, "prefix_hit_rate": 0.0, "gpus": True,
+                     "even": True},
+                     id="a plain arm"),
+        pytest.param({"workload.dataset": "sharegpt", "workload.prefix_caching": True}, {"prefix_hit_rate": None},
+                     id="prompts that share who knows what"),
+        pytest.param({"workload.dataset": "trace"}, {"even": False}, id="a trace"),
+        pytest.param({"workload.ramp_up": RampUp(1, 4), "workload.duration_s": 10.0}, {"even": False}, id="a ramp"),
+        pytest.param({"cluster.device": Device.cpu}, {"gpus": False}, id="a CPU"),
+        pytest.param({"topology.prefill": 1, "cluster.network.transport": Transport.efa}, {"nixl": True, "transport": "efa"},
+                     id="P/D"),
+        pytest.param({"topology.router.policy": "power_of_two", "topology.router.decode_policy": "round_robin"},
+                     {"policies": {"both": "power_of_two", "prefill": "power_of_two", "decode": "round_robin"}},
+                     id="policies by role"),
+    ],
+)  # fmt: skip
+def test_asked(make_config: MakeConfig, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    config = make_config(changes)
+    (point,) = points(config.workload, 0)
+    found = vars(asked(config, config.topology, point, {}))
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_kv_size_is_the_decode_instances(make_config: MakeConfig) -> None:
+    config = make_config({"topology.prefill": 1})
+    (point,) = points(config.workload, 0)
+    kv = asked(config, config.topology, point, {}).kv
+    assert kv
+    assert (kv.ranks, kv.bytes_per_token("auto")) == (8, 8 * 27 * 576 * 2)

@@ -1,0 +1,292 @@
+"""What makes a finished point invalid: one good point, and what is planted in it. The ids name the faults."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+
+from pdslurm.measure.load_validity import steady_state
+from pdslurm.measure.telemetry import ENGINE_COUNTERS
+from pdslurm.measure.validity import Asked, checks, reasons
+from pdslurm.plan.kv_size import KvSize
+
+# 100 prompts of 512 tokens and 32 output tokens through 1 prefill and 2 decode instances, 4 requests a second for 25 s; the decode
+# instances have two ranks with blocks of 16 tokens, in which a token takes 1,000 bytes.
+ASKED = Asked(
+    num_prompts=100, output_len=32, request_rate=4.0, nixl=True, transport="rdma", kv=KvSize(500.0, "bfloat16", 2),
+    policies={"prefill": "round_robin", "decode": "round_robin", "both": "round_robin"}, gpus=True,
+)  # fmt: skip
+CLIENT = {
+    "completed": 100, "failed": 0, "total_input_tokens": 51_200, "total_output_tokens": 3_200, "ordered_output_tokens": 3_200,
+    "first_error": None, "duration": 26.0, "mean_ttft_ms": 100.0, "mean_e2el_ms": 410.0, "decode_s": 31.0, "decode_tokens": 3_100,
+        "client_busy": 0.1, "loop_lag_ms": 0.2,
+    "loop_lag_max_ms": 3.0, "loop_looks": 520, "sending_s": 25.001, "prompt_blocks": {"16": 3_200, "32": 1_600},
+    "spans": [[i / 4, i / 4 + 0.41] for i in range(100)],
+}  # fmt: skip
+GPU = {"gpu": 0, "sm_mhz": 1980, "max_sm_mhz": 1980, "temperature_c": 60, "persistence": True, "clocks_held_by": ["idle"],
+       "clocks_held_before": ["idle"], "slowed_s": {"SW thermal": 0.0, "HW thermal": 0.0, "HW power brake": 0.0}}  # fmt: skip
+
+
+def engine(role: str, requests: int, **counted: Any) -> dict[str, Any]:
+    zero = dict.fromkeys(ENGINE_COUNTERS, 0.0)
+    return {**zero, "role": role, "requests": requests, "block_size": 16, "cache_dtype": "auto", **counted}
+
+
+def decode(requests: int) -> dict[str, Any]:
+    tokens = {"prompt_tokens": 512.0 * requests, "generation_tokens": 32.0 * requests, "prefix_cache_queries": 512.0 * requests}
+    return engine(
+        "decode", requests, decode_time_s=0.31 * requests, nixl_transfers=2.0 * requests, nixl_bytes=512e3 * requests, **tokens
+    )
+
+
+def good() -> dict[str, Any]:
+    """The telemetry of that point."""
+    return {
+        "engines": {"engine0": engine("prefill", 100, prefix_cache_queries=51_200.0), "engine1": decode(50), "engine2": decode(50)},
+        "router_requests": None,
+        "transport": {"kinds": ["rdma"], "engines": {}},
+        "gpus": {"node0": [copy.deepcopy(GPU)]},
+    }
+
+
+def found(
+    client: dict[str, Any] | None = None,
+    engines: dict[str, dict[str, Any]] | None = None,
+    asked: dict[str, Any] | None = None,
+    wrong_way: tuple[str, ...] = (),
+    **telemetry: Any,
+) -> dict[str, Any]:
+    """The checks of the good point with changes, by name. `engines` changes counters by engine, "*" those of all."""
+    told = good() | telemetry
+    for name, changes in (engines or {}).items():
+        for each in told["engines"] if name == "*" else [name]:
+            told["engines"][each] |= changes
+    sums = {name: None if None in (each := [e[name] for e in told["engines"].values()]) else sum(each) for name in ENGINE_COUNTERS}
+    result = checks({**CLIENT, **(client or {})}, {**told, "totals": sums}, Asked(**{**vars(ASKED), **(asked or {})}), wrong_way)
+    return {check.name: check for check in result}
+
+
+def test_a_good_point_passes_every_check_with_evidence() -> None:
+    assert {name: check.ok for name, check in found().items()} == dict.fromkeys(
+        ("completed", "output_tokens", "nixl", "kv_bytes", "transport", "prefix_cache", "workers", "preemptions", "client",
+        "delivery",
+         "steady_state", "clocks"),
+        True,
+    )  # fmt: skip
+    assert all(check.evidence and check.said for check in found().values())
+
+
+PILED_UP = [[i / 4, i / 4 + 0.4 + max(0, i - 20) * 0.2] for i in range(100)]  # from the 20th on 20 % less is served than arrives
+HOT = {"node0": [GPU, {**GPU, "gpu": 1, "slowed_s": {"SW thermal": 0.0, "HW thermal": 5.2, "HW power brake": 0.0}}]}
+HOT_NOW = {"node0": [{**GPU, "slowed_s": None, "clocks_held_by": ["HW slowdown", "SW thermal"], "sm_mhz": 1200}]}
+AGAIN = "some prompts were computed again by the decode instance"
+FAULTS = [  # planted, the check that has to catch it, what it says
+    pytest.param({"client": {"completed": 99, "ordered_output_tokens": 3_168, "total_output_tokens": 3_168}},
+                 "completed", "99 of 100 requests completed", id="a request failed"),
+    pytest.param({"client": {"completed": 99, "total_output_tokens": 3_168, "ordered_output_tokens": 3_168,
+                             "first_error": "Traceback …\n  File …\nTimeoutError: 30 s\n"}},
+                 "completed", "99 of 100 requests completed; the first error: TimeoutError: 30 s", id="with its last line"),
+    pytest.param({"client": {"completed": 101}, "engines": {"engine1": {"nixl_transfers": 102.0}}}, "completed",
+                 "101 of 100 requests completed", id="more than were sent"),
+    pytest.param({"client": {"total_output_tokens": 3_167}}, "output_tokens", "3167 output tokens instead of 3200",
+                 id="answers too short"),
+    pytest.param({"client": {"total_output_tokens": 3_233}}, "output_tokens", "3233 output tokens instead of 3200",
+                 id="answers too long"),
+    pytest.param({"client": {"total_output_tokens": None}}, "output_tokens", "0 output tokens instead of 3200",
+                 id="no token count"),
+    pytest.param({"engines": {"engine1": {"nixl_transfers": 98.0}}}, "nixl",
+                 f"198 NIXL transfers for 100 requests on 2 ranks: {AGAIN}",
+                 id="a missing transfer"),
+    pytest.param({"engines": {"*": {"nixl_transfers": None}}}, "nixl",
+                 "NIXL transfers unknown: an engine's /metrics has no vllm:nixl_bytes_transferred", id="transfers unknown"),
+    pytest.param({"engines": {"engine2": {"nixl_failed_transfers": 1.0, "nixl_expired_requests": 2.0}}}, "nixl",
+                 "nixl_failed_transfers = 1; nixl_expired_requests = 2", id="failed and expired transfers"),
+    pytest.param({"engines": {"engine2": {"nixl_failed_notifications": 1.0}}}, "nixl", "nixl_failed_notifications = 1",
+                 id="a failed notification"),
+    pytest.param({"engines": {"engine0": {"nixl_late_notifications": 1.0}}}, "nixl", "nixl_late_notifications = 1",
+                 id="KV read after it had expired"),
+    pytest.param({"engines": {"engine1": {"nixl_bytes": 12.8e6}}}, "kv_bytes",
+                 "38,400,000 bytes of KV moved instead of 51,200,000", id="half the bytes of an instance"),
+    pytest.param({"engines": {"*": {"block_size": 32}}, "client": {"prompt_blocks": {"32": 1_700}}}, "kv_bytes",
+                 "51,200,000 bytes of KV moved instead of 54,400,000", id="a block too few now and then"),
+    pytest.param({"engines": {"*": {"cache_dtype": "fp8"}}}, "kv_bytes", "51,200,000 bytes of KV moved instead of 25,600,000",
+                 id="bytes of another dtype"),
+    pytest.param({"wrong_way": ("cluster.network.transport=rdma: engine1 fetched KV over tcp/eth0",)}, "transport",
+                 "cluster.network.transport=rdma: engine1 fetched KV over tcp/eth0", id="TCP instead of RDMA"),
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 5_120.0}}}, "prefix_cache",
+                 "prefix cache: 5120 of 102400 tokens hit; the point measures the cache", id="the prefix cache is measured"),
+    pytest.param({"asked": {"prefix_hit_rate": 0.5}, "engines": {"engine0": {"prefix_cache_hits": 30_720.0}}}, "prefix_cache",
+                 "prefix cache: 30720 of 51200 tokens hit; its prompts share 50% at most, the rest is of earlier points",
+                 id="more hits than prompts share"),
+    pytest.param({"engines": {"engine1": {"requests": 70}, "engine2": {"requests": 30}}}, "workers",
+                 "decode instance engine1 had 70 requests; round_robin should give it 50 ± 5; "
+                 "decode instance engine2 had 30 requests; round_robin should give it 50 ± 5", id="a lopsided router"),
+    pytest.param({"asked": {"policies": {"decode": "consistent_hash"}}, "engines": {"engine1": {"requests": 80},
+                 "engine2": {"requests": 20}}},
+                 "workers", "decode instance engine1 had 80 requests; consistent_hash should give it 50 ± 25; "
+                 "decode instance engine2 had 20 requests; consistent_hash should give it 50 ± 25",
+                 id="a hash that does not spread"),
+    pytest.param({"engines": {"engine1": {"preemptions": 6.0}}}, "preemptions",
+                 "6 preemptions in 100 requests: KV memory is too small, and prompts are computed again", id="a preemption storm"),
+    pytest.param({"client": {"client_busy": 0.85}}, "client",
+                 "the client used 0.85 of one core, more than 0.8: it was the bottleneck", id="a busy client"),
+    pytest.param({"client": {"loop_lag_ms": 24.0}}, "client", "its event loop was 24.0 ms late, more than 20.0 ms",
+                 id="a slow client"),
+    pytest.param({"client": {"sending_s": 25.5}}, "client", "its last request went out 500.0 ms late, more than 255.0 ms",
+                 id="requests sent late"),
+    pytest.param({"client": {"decode_s": 62.0}}, "delivery",
+                 "20.00 ms a token at the client, 10.00 in the engines: API servers, router or client held the tokens up",
+                 id="tokens held up on their way"),
+    pytest.param({"client": {"spans": PILED_UP}}, "steady_state",
+                 "the queue grows: 8.5 requests in flight in the second quarter, 30.5 in the last; "
+                 "sending took 24.8 s, less than 4 times a mean request of 6.72 s", id="a rate that is not held"),
+    pytest.param({"client": {"spans": [[i / 4, i / 4 + 7] for i in range(100)]}}, "steady_state",
+                 "sending took 24.8 s, less than 4 times a mean request of 7 s", id="a window too short"),
+    pytest.param({"client": {"spans": [[i / 3, i / 3 + 1] for i in range(100)]}, "asked": {"max_concurrency": 3}}, "steady_state",
+                 "at 3 in flight it takes 3.03 requests/s, not 4", id="a concurrency that stands in the way"),
+    pytest.param({"asked": {"request_rate": None, "max_concurrency": 32}}, "steady_state",
+                 "100 requests in 3.12 rounds of 32, fewer than 4: its beginning and its end weigh too much",
+                 id="a closed loop that hardly goes round"),
+    pytest.param({"gpus": HOT}, "clocks", "node0: GPU 1 was slowed by HW thermal for 5.2 of 26 s", id="throttled clocks"),
+    pytest.param({"gpus": HOT_NOW}, "clocks", "node0: GPU 0 was slowed by SW thermal at 1200 of 1980 MHz",
+                 id="throttled clocks, uncounted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("planted", "check", "said"), FAULTS)
+def test_a_planted_fault_is_caught_by_its_check_alone(planted: dict[str, Any], check: str, said: str) -> None:
+    told = found(**planted)
+    assert {name: each.said for name, each in told.items() if each.ok is False} == {check: said}
+    assert reasons(told.values()) == (said,)
+    assert told[check].evidence
+
+
+HARMLESS = [
+    pytest.param({"client": {"total_output_tokens": 3_170}}, id="0.94 % fewer tokens: drift"),
+    pytest.param({"client": {"prompt_blocks": {"16": 3_210}, "total_input_tokens": 51_190}},
+                 id="prompts that drifted by 10 tokens"),
+    pytest.param({"engines": {"engine1": {"nixl_bytes": 25.8e6}}}, id="0.4 % more bytes"),
+    pytest.param({"engines": {"engine1": {"prefix_cache_hits": 5_120.0, "nixl_bytes": 20.48e6},
+                 "engine0": {"prefix_cache_hits": 25_600.0}},
+                  "asked": {"prefix_hit_rate": 0.5}}, id="what a decode instance had cached is not moved"),
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 1_000.0}}}, id="1 % of the tokens hit"),
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 50_000.0}}, "asked": {"prefix_hit_rate": None}},
+                 id="hits that nobody can foretell"),
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 10_240.0}}, "asked": {"prefix_hit_rate": 0.5}},
+                 id="fewer hits than prompts share"),
+    pytest.param({"engines": {"*": {"prefix_cache_hits": None, "prefix_cache_queries": None}}}, id="cache unknown"),
+    pytest.param({"engines": {"*": {"prefix_cache_queries": 0.0}}}, id="cache off"),
+    pytest.param({"engines": {"*": {"nixl_failed_transfers": None}}}, id="failures unknown"),
+    pytest.param({"engines": {"engine1": {"requests": 55}, "engine2": {"requests": 45}}}, id="ten per cent off an equal share"),
+    pytest.param({"asked": {"policies": {"decode": "random"}}, "engines": {"engine1": {"requests": 60},
+                 "engine2": {"requests": 40}}},
+                 id="chance"),
+    pytest.param({"engines": {"engine1": {"preemptions": 5.0}}}, id="five preemptions"),
+    pytest.param({"client": {"loop_lag_ms": 9.0, "mean_ttft_ms": 10.0}},
+                 id="a late wake-up of a shared machine"),
+    pytest.param({"client": {"loop_lag_ms": 60.0, "loop_looks": 19}}, id="a late wake-up or two in a point of a second"),
+    pytest.param({"client": {"sending_s": 80.0}, "asked": {"max_concurrency": 50}},
+                 id="a bound on concurrency holds requests back"),
+    pytest.param({"client": {"decode_s": 38.0}}, id="less than a fifth of a token's time between engine and client"),
+    pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_by": ["power cap"]}]}}, id="a power cap"),
+    pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_before": ["HW thermal"]}]}}, id="hot before, not during"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", HARMLESS)
+def test_what_is_no_fault(changes: dict[str, Any]) -> None:
+    assert reasons(found(**changes).values()) == ()
+
+
+UNKNOWN = [
+    pytest.param({"client": {"ordered_output_tokens": None}, "asked": {"output_len": 0}}, "output_tokens",
+                 "no output length was ordered",
+                 id="lengths as the data set has them"),
+    pytest.param({"asked": {"kv": None}}, "kv_bytes", "the model's KV size is unknown", id="no configuration of the model"),
+    pytest.param({"asked": {"kv": KvSize(None, "bfloat16", 1, "layers of several kinds")}}, "kv_bytes", "layers of several kinds",
+                 id="an architecture that is not known"),
+    pytest.param({"engines": {"*": {"cache_dtype": "fp8_ds_mla"}}}, "kv_bytes", "the cache's dtype fp8_ds_mla is unknown",
+                 id="dtype"),
+    pytest.param({"engines": {"engine1": {"block_size": 64}}}, "kv_bytes", "the engines do not tell one block size",
+                 id="block sizes"),
+    pytest.param({"engines": {"*": {"block_size": 48}}}, "kv_bytes",
+                 "the client does not tell the prompts' lengths in blocks of 48",
+                 id="an odd block size"),
+    pytest.param({"engines": {"engine1": {"nixl_bytes": None}}}, "kv_bytes", "bytes moved are unknown", id="bytes"),
+    pytest.param({"transport": {"kinds": None}, "asked": {"transport": "any"}}, "transport",
+                 "the engines do not tell what they fetched KV over, and any will do", id="transport"),
+    pytest.param({"engines": {"engine1": {"requests": None}}}, "workers", "an instance does not tell how many requests it had",
+                 id="workers"),
+    pytest.param({"engines": {"*": {"preemptions": None}}}, "preemptions", "unknown", id="preemptions"),
+    pytest.param({"client": {"client_busy": None, "loop_lag_ms": None}}, "client", "the client does not tell", id="client"),
+    pytest.param({"client": {"mean_ttft_ms": 0.0}}, "delivery", "unknown, or no token after the first", id="no stream"),
+    pytest.param({"client": {"decode_tokens": 0}}, "delivery", "unknown, or no token after the first", id="one token each"),
+    pytest.param({"engines": {"engine1": {"decode_time_s": None}}}, "delivery", "unknown, or no token after the first",
+                 id="decode time"),
+    pytest.param({"client": {"spans": None}}, "steady_state", "unknown", id="spans"),
+    pytest.param({"asked": {"request_rate": None}}, "steady_state", "100 requests at once: a burst has no steady state",
+                 id="a burst"),
+    pytest.param({"asked": {"even": False}}, "steady_state", "the load is not meant to be steady", id="a ramp"),
+    pytest.param({"client": {"spans": [[0.0, 1.0]] * 7}}, "steady_state", "7 requests are too few to tell", id="few requests"),
+    pytest.param({"gpus": {}, "asked": {"gpus": False}}, "clocks", "no GPU", id="a CPU"),
+    pytest.param({"gpus": {"node0": [GPU], "node1": []}}, "clocks", "nvidia-smi does not tell on node1",
+                 id="a node that does not tell"),
+    pytest.param({"gpus": None}, "clocks", "nvidia-smi does not tell", id="no nvidia-smi"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "check", "said"), UNKNOWN)
+def test_what_cannot_be_known_is_said_and_does_not_invalidate(changes: dict[str, Any], check: str, said: str) -> None:
+    told = found(**changes)
+    assert (told[check].ok, told[check].said) == (None, said)
+    assert reasons(told.values()) == ()
+
+
+def test_with_none_completed_only_that_is_said() -> None:
+    """vLLM's benchmark exits with 0 then, and writes zeros everywhere."""
+    nothing = {
+        "completed": 0,
+        "total_output_tokens": 0,
+        "ordered_output_tokens": 0,
+        "mean_ttft_ms": 0.0,
+        "mean_e2el_ms": 0.0,
+        "spans": [],
+    }
+    told = found(nothing, wrong_way=())
+    assert [name for name, check in told.items() if check.ok is False] == ["completed"]
+
+
+def test_without_disaggregation_transfers_do_not_count() -> None:
+    plain = {"engine0": engine("both", 50, nixl_transfers=None), "engine1": engine("both", 50, nixl_failed_transfers=3.0)}
+    told = checks(CLIENT, {**good(), "engines": plain, "totals": dict.fromkeys(ENGINE_COUNTERS)}, Asked(100, 32, 4.0, gpus=True))
+    by_name = {check.name: check for check in told}
+    assert [by_name[name].ok for name in ("nixl", "kv_bytes", "transport")] == [None, None, None]
+    assert reasons(told) == ()
+
+
+def test_whether_a_rate_is_held_is_said_where_it_can_be_known() -> None:
+    short = [[i / 4, i / 4 + 7] for i in range(100)]
+    held = [found({"spans": spans})["steady_state"].evidence["holds_rate"] for spans in (CLIENT["spans"], PILED_UP, short)]
+    assert held == [True, False, None]
+
+
+@pytest.mark.parametrize(("load", "least", "most"), [(0.8, 0, 2), (1.5, 98, 100)])
+def test_chance_seldom_looks_like_a_queue_that_grows(load: float, least: int, most: int) -> None:
+    """256 Poisson arrivals at 8 servers, a hundred times: how often the point is thrown out."""
+    thrown = 0
+    for seed in range(100):
+        chance, now, free, spans = random.Random(seed), 0.0, [0.0] * 8, []
+        for _ in range(256):
+            now += chance.expovariate(8 * load)
+            first = free.index(min(free))
+            free[first] = max(now, free[first]) + chance.uniform(0.7, 1.3)
+            spans.append([now, free[first]])
+        thrown += steady_state(spans, rate=8 * load, concurrency=None).ok is False
+    assert least <= thrown <= most
+
+
+def test_one_request_at_a_time_is_steady_however_few() -> None:
+    assert found({"spans": [[i, i + 0.5] for i in range(9)]}, asked={"request_rate": None, "max_concurrency": 1})["steady_state"].ok

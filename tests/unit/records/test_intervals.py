@@ -1,0 +1,44 @@
+"""How well the mean of a few repeats is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pdslurm.records.intervals import half_width, relative_half_width, t_95
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (40, 2.021), (60, 2.000), (120, 1.980)])
+def test_t_95_is_the_table_s(freedom: int, t: float) -> None:
+    assert t_95(freedom) == pytest.approx(t, abs=5e-4)
+    assert math.isnan(t_95(0))
+
+
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [
+        ((), math.nan),
+        ((1.0, 2.0), math.nan),
+        ((10.0, 10.0, 10.0), 0.0),
+        ((9.0, 10.0, 11.0), 4.303 / math.sqrt(3)),
+        ((1.0, 2.0, 3.0, 4.0), 3.182 * math.sqrt(5 / 3) / 2),
+    ],
+)
+def test_half_width(values: tuple[float, ...], half: float) -> None:
+    assert half_width(values) == pytest.approx(half, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [
+        ((9.0, 10.0, 11.0), 4.303 / math.sqrt(3) / 10),
+        ((-9.0, -10.0, -11.0), 4.303 / math.sqrt(3) / 10),
+        ((-1.0, 0.0, 1.0), math.inf),
+        ((0.0, 0.0, 0.0), math.nan),
+        ((5.0,), math.nan),
+        ((), math.nan),
+    ],
+)
+def test_relative_half_width(values: tuple[float, ...], share: float) -> None:
+    assert relative_half_width(values) == pytest.approx(share, nan_ok=True)
