@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> int:
 def print_answer(config: Config) -> None:
     """What the measurements say, where there are any to compare; a plan must not wait for what that imports."""
     if config.launcher.kind not in (LauncherKind.plan, LauncherKind.script):
-        print(importlib.import_module("pdslurm.launchers.answer").answer(config), end="")
+        print(importlib.import_module("pdslurm.launchers.answer").answer_text(config), end="")
 
 
 def refuse_lost_overrides(config: Config) -> None:

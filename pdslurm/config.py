@@ -275,10 +275,10 @@ class Search:
 
     lowest: float | None = None  # requests/s
     highest: float = 64.0
-    step: float = 1.25  # between two rates of the ladder; the answer is good to one step
+    step: float = 1.25  # between two rates of the sweep; the answer is good to one step
     neighbours: int | None = None  # of the P/D arms only the ratio that saturated instances suggest, and so many beside it
     saturating_prompts: int = 1024  # sent at once to the plain arm, to see what it suggests
-    drop_below: float | None = None  # arms that held less than this share of the best of their kind are not repeated
+    drop_below: float | None = None  # arms whose rate is below this share of the best of their kind are not repeated
 
 
 @dataclass
@@ -289,7 +289,7 @@ class Slo:
     ttft_ms: float | None = None
     tpot_ms: float | None = None  # mean time per output token after the first
     e2el_ms: float | None = None
-    share: float = 0.9  # of a point's requests that have to be good for its rate to be held
+    share: float = 0.9  # of a point's requests that have to be good for its rate to meet the SLO
 
     @property
     def demands_nothing(self) -> bool:

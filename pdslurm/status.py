@@ -22,7 +22,9 @@ from pdslurm.errors import PdslurmError
 from pdslurm.measure.progress import PROGRESS
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
+from pdslurm.slurm import jobs
 
+SLURM_TIMEOUT_S = 20.0
 FRESH_S = 60.0  # a driver writes progress.json every 2 s
 
 
@@ -46,11 +48,11 @@ def run_folders(root: Path) -> Iterator[Path]:
     yield from sorted(own)
 
 
-def look(path: Path) -> RunStatus:
+def read_status(path: Path) -> RunStatus:
     """What the run's files and Slurm say. A run whose files are stale and whose job is gone is called lost."""
     state, job = _json(path / "state.json"), _json(path / "slurm" / "job.json").get("job_id")
     points = Counter(_word(record) for record in RunFolder(path).records())
-    seen = _json(path / PROGRESS)
+    progress = _json(path / PROGRESS)
     word = state.get("status", "not started")
     queue = _job_state(job) if job else None
     if word in ("running", "not started") and queue and queue not in ("RUNNING", "COMPLETED"):
@@ -58,9 +60,10 @@ def look(path: Path) -> RunStatus:
     elif word == "running" and queue != "RUNNING" and _age_s(path / PROGRESS) > FRESH_S:
         word = "lost: it wrote nothing for a minute; run the same command again"
     detail = str(state.get("reason") or "").split("\n")[0]
-    if word == "running" and seen:
-        detail = f"{seen['stage']} {seen['arm']} {seen['point']}, about {seen['left_s'] / 60:.0f} min left".replace("  ", " ")
-    return RunStatus(path, word, points, state.get("points_total") or seen.get("points_total"), job, detail)
+    if word == "running" and progress:
+        detail = f"{progress['stage']} {progress['arm']} {progress['point']}, about {progress['left_s'] / 60:.0f} min left"
+        detail = detail.replace("  ", " ")
+    return RunStatus(path, word, points, state.get("points_total") or progress.get("points_total"), job, detail)
 
 
 def _word(record: Measurement) -> str:
@@ -84,14 +87,8 @@ def _age_s(path: Path) -> float:
 def _job_state(job: str) -> str | None:
     """Slurm's word; None when there is no Slurm here or it has forgotten the job."""
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return done.stdout.strip() or None
+        word = jobs.job_state(job, timeout_s=SLURM_TIMEOUT_S).word
+        return word if word != jobs.UNKNOWN else None
     return None
 
 
@@ -125,14 +122,14 @@ def main(argv: list[str]) -> int:
         print(f"pdslurm.status: {', '.join(missing)}: no such folder", file=sys.stderr)
         return 2
     try:
-        found = [look(path) for root in roots for path in run_folders(root)]
-        if not found:
+        runs = [read_status(path) for root in roots for path in run_folders(root)]
+        if not runs:
             print(f"no runs in {', '.join(map(str, roots))}")
             return 0
-        console.print(overview(found))
-        if len(found) == 1 and found[0].path in roots:
+        console.print(overview(runs))
+        if len(runs) == 1 and runs[0].path in roots:
             console.print()
-            console.print(points(found[0].path))
+            console.print(points(runs[0].path))
     except PdslurmError as error:
         print(f"pdslurm.status: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,19 +11,22 @@ from pathlib import Path
 from pdslurm.config import Config
 from pdslurm.errors import NotReady
 from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
-from pdslurm.node.check import Report
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.findings import clock_findings, clock_offset, differences
-from pdslurm.node.network import choose, leading_to
+from pdslurm.node.network import address_towards, choose_host
+from pdslurm.node.node_check import NodeReport
 from pdslurm.node.preflight import HELP_TIMEOUT_S, Options, bind_checked, bind_free
 from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.deployment import Deployment, Host
-from pdslurm.plan.plan import Plan, build_plan
+from pdslurm.plan.outline import Outline, make_outline
+from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import opening
+from pdslurm.plan.tasks import Tasks
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote, raising
 from pdslurm.slurm import jobs
-from pdslurm.slurm.agents import NodeProcesses, Nodes
+from pdslurm.slurm.agents import Nodes
+from pdslurm.slurm.node_processes import NodeProcesses
 from pdslurm.slurm.wire import api_key, new_key
 
 CHECK_TIMEOUT_S = 300.0
@@ -31,9 +34,9 @@ CHECK_TIMEOUT_S = 300.0
 
 def launch(config: Config) -> None:
     """Carries the plan out, on the first node if this is another host. Raises PdslurmError."""
-    found = jobs.allocation_here()
-    if not found.is_here:
-        command = jobs.driver_command(found, sys.argv[1:])
+    allocation = jobs.current_allocation()
+    if not allocation.is_here:
+        command = jobs.driver_command(allocation, sys.argv[1:])
         sys.stdout.flush()
         os.execvpe(command[0], command, jobs.step_environment(os.environ))
     print(carry_out(config))
@@ -41,22 +44,24 @@ def launch(config: Config) -> None:
 
 def carry_out(config: Config) -> str:
     """Plans, checks every node, measures; says where the results are. Raises PdslurmError."""
-    plan = build_plan(config)
-    found = jobs.allocation_here()
-    jobs.check_fits(plan, found)
-    print(opening(plan), flush=True)
-    print(f"job {found.job_id} on {', '.join(found.nodes[: plan.nodes])}", flush=True)
+    outline = make_outline(config)
+    plan = outline.plan
+    allocation = jobs.current_allocation()
+    jobs.check_fits(plan, allocation)
+    print(opening(outline), flush=True)
+    print(f"job {allocation.job_id} on {', '.join(allocation.nodes[: plan.nodes])}", flush=True)
     folder = RunFolder(run_path(config))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm warns every process of a step; the agents pass it on
     with raising(), lock(folder.path, config.run_access):
-        return run_on(plan, found, folder)
+        return run_on(outline, allocation, folder)
 
 
-def run_on(plan: Plan, found: jobs.Allocation, folder: RunFolder) -> str:
+def run_on(outline: Outline, allocation: jobs.Allocation, folder: RunFolder) -> str:
     """Agents on all nodes, preflight, the driver; the agents end with it."""
-    config, names, signals = plan.config, found.nodes[: plan.nodes], SignalNote()
+    plan, config, signals = outline.plan, outline.plan.config, SignalNote()
+    names = allocation.nodes[: plan.nodes]
     key = new_key()
-    key_file = write_key(folder.path, found.job_id, key)
+    key_file = write_key(folder.path, allocation.job_id, key)
     hurry = lambda: signals.hurry  # noqa: E731
     address, env, log = own_address(config, names), jobs.step_environment(os.environ), agents_log(folder)
     launch = lambda driver: jobs.agents_command(config.cluster, names, driver, str(key_file))  # noqa: E731
@@ -72,9 +77,10 @@ def run_on(plan: Plan, found: jobs.Allocation, folder: RunFolder) -> str:
             deployment, versions = check(plan, nodes, hosts, folder)
             if config.launcher.only_preflight:
                 return f"preflight: nothing found on {len(hosts)} node(s)"
-            write_provenance(folder, deployment, versions)
-            write_nodes(folder, found.job_id, hosts, {n.name: n.facts for n in nodes.joined.values()})
-            outcome = drive(deployment, folder, versions, NodeProcesses(nodes, local, hurry), signals, api_key(key))
+            tasks = Tasks(deployment, outline.deployment, versions)
+            write_provenance(folder, tasks, outline.compared)
+            write_nodes(folder, allocation.job_id, hosts, {n.name: n.facts for n in nodes.joined.values()})
+            outcome = drive(tasks, folder, NodeProcesses(nodes, local, hurry), signals, api_key(key))
     finally:
         key_file.unlink(missing_ok=True)
     return closing_line(outcome, folder.path)
@@ -92,10 +98,10 @@ def write_key(folder: Path, job_id: str, key: str) -> Path:
 def own_address(config: Config, names: tuple[str, ...]) -> str:
     """This node's address for its agents: by configuration, else the one that leads to another node of the job."""
     try:
-        reached = leading_to(names[-1])
+        reached = address_towards(names[-1])
     except OSError as error:
         raise NotReady(f"{names[-1]}: its name does not resolve on this node ({error})") from error
-    return choose(config.cluster.network.interface, config.cluster.network.cidr, reached).address
+    return choose_host(config.cluster.network.interface, config.cluster.network.cidr, reached).address
 
 
 def agents_log(folder: RunFolder) -> Path:
@@ -111,39 +117,39 @@ def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) 
     config, everywhere = plan.config, range(len(hosts))
     offsets = clock_offsets(nodes, len(hosts))
     order = {"do": "check", "gpus": config.cluster.gpus_per_node, "run_dir": str(folder.path.absolute())}
-    answers = nodes.ask({n: {**order, "routers": n == 0} for n in everywhere}, lambda: None, CHECK_TIMEOUT_S)
-    reports = {n: Report(**answers[n]) for n in everywhere}
+    replies = nodes.call({n: {**order, "routers": n == 0} for n in everywhere}, lambda: None, CHECK_TIMEOUT_S)
+    reports = {n: NodeReport(**replies[n]) for n in everywhere}
     for n in everywhere:
         nodes.node(n).facts = {**nodes.node(n).facts, **reports[n].facts, "clock_offset_s": offsets[n]}
     findings = []
     for n, report in reports.items():
-        differs = differences(reports[0].alike, {**reports[0].alike, **report.alike}, hosts[0].name)
+        differs = differences(reports[0].to_compare, {**reports[0].to_compare, **report.to_compare}, hosts[0].name)
         if report.versions and reports[0].versions:
             differs += differences(reports[0].versions, report.versions, hosts[0].name)
         findings += [f"{hosts[n].name}: {text}" for text in (*report.findings, *clock_findings(offsets[n]), *differs)]
     numbers = {host.address: n for n, host in enumerate(hosts)} | {"127.0.0.1": 0}
 
-    def hold(wanted: set[tuple[str, int]]) -> set[tuple[str, int]]:
+    def reserve(wanted: set[tuple[str, int]]) -> set[tuple[str, int]]:
         by_node: dict[int, list[tuple[str, int]]] = {}
         for address, port in wanted:
             by_node.setdefault(numbers[address], []).append((address, port))
-        orders = {n: {"do": "hold", "ports": ports} for n, ports in by_node.items()}
-        clashes = nodes.ask(orders, lambda: None, CHECK_TIMEOUT_S)
+        orders = {n: {"do": "reserve", "ports": ports} for n, ports in by_node.items()}
+        clashes = nodes.call(orders, lambda: None, CHECK_TIMEOUT_S)
         return {(address, port) for each in clashes.values() for address, port in each}
 
     versions = dict(reports[0].versions)
     cache = Path(config.run_root, "cache").absolute()
 
     def options() -> Options:
-        asked = {0: {"do": "options", "versions": versions, "cache": str(cache)}}
-        known = nodes.ask(asked, lambda: None, 2 * HELP_TIMEOUT_S)[0]
+        order = {0: {"do": "options", "versions": versions, "cache": str(cache)}}
+        known = nodes.call(order, lambda: None, 2 * HELP_TIMEOUT_S)[0]
         return {kind: frozenset(names) for kind, names in known.items()}
 
     deployment = bind_checked(
         plan,
         findings,
         versions,
-        bind=lambda: bind_free(plan, hold, hosts),
+        bind=lambda: bind_free(plan, reserve, hosts),
         options=options,
         reports={hosts[n].name: report for n, report in reports.items()},
     )
@@ -152,8 +158,8 @@ def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) 
 
 def clock_offsets(nodes: Nodes, count: int) -> dict[int, tuple[float, float]]:
     """How far each node's clock is ahead of this one's, at least and at most, in seconds: how much of the time between order and
-    answer the way there took is not known."""
+    reply the way there took is not known."""
     sent = time.time()
-    said = nodes.ask({n: {"do": "time"} for n in range(count)}, lambda: None, CHECK_TIMEOUT_S)
+    times = nodes.call({n: {"do": "time"} for n in range(count)}, lambda: None, CHECK_TIMEOUT_S)
     received = time.time()
-    return {n: clock_offset(sent, at, received) for n, at in said.items()}
+    return {n: clock_offset(sent, at, received) for n, at in times.items()}

@@ -11,7 +11,7 @@ from pdslurm.errors import ResultsError
 from pdslurm.launchers.run import run_path
 
 
-def answer(config: Config) -> str:
+def answer_text(config: Config) -> str:
     """The text; empty where nothing was measured here or there is nothing to compare, one line where `analysis` cannot be had."""
     launcher, path = config.launcher, run_path(config)
     waited = launcher.kind is not LauncherKind.slurm or launcher.wait

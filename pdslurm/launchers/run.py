@@ -22,10 +22,11 @@ from pdslurm.measure.progress import Display, State
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.processes import Processes
 from pdslurm.node.provenance import code_facts, host_facts
-from pdslurm.plan.deployment import Deployment, Host
-from pdslurm.plan.fairness import as_json, compare
+from pdslurm.plan.deployment import Host
+from pdslurm.plan.fairness import Compared, as_json
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
+from pdslurm.plan.tasks import Tasks
 from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import write_json
@@ -93,17 +94,15 @@ def make_model(config: Config, engine_env: EngineEnv) -> None:
         raise PreflightError([f"model.make: making {config.model.path} failed: {done.stderr.strip()[-1000:]}"])
 
 
-def write_provenance(
-    folder: RunFolder, deployment: Deployment, versions: Mapping[str, str | None], facts: Mapping[str, Any] | None = None
-) -> None:
+def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compared], facts: Mapping[str, Any] | None = None) -> None:
     """config.yaml, plan.json, fairness.json, versions.json: what this run's numbers depend on. `facts`: the preflight's."""
-    config = deployment.plan.config
+    config = tasks.deployment.plan.config
     text = OmegaConf.to_yaml(OmegaConf.structured(config))
     (folder.path / "config.yaml").write_text(text)
-    write_json(folder.path / "plan.json", plan_json(deployment))
-    write_json(folder.path / "fairness.json", as_json(compare(deployment)))
+    write_json(folder.path / "plan.json", plan_json(tasks.deployment, compared))
+    write_json(folder.path / "fairness.json", as_json(compared))
     write_json(
-        folder.path / "versions.json", {"engine": dict(versions), "code": code_facts(), "host": {**host_facts(), **(facts or {})}}
+        folder.path / "versions.json", {"engine": tasks.versions, "code": code_facts(), "host": {**host_facts(), **(facts or {})}}
     )
 
 
@@ -121,18 +120,17 @@ def plan_state(plan: Plan) -> State:
 
 
 def drive(
-    deployment: Deployment,
+    tasks: Tasks,
     folder: RunFolder,
-    versions: Mapping[str, str | None],
     processes: Processes,
     signals: SignalNote,
     key: str | None,
 ) -> Outcome:
     """Runs the driver under its display and keeps state.json true whatever happens. `key`: the API key of the engines, if any."""
-    state, started = plan_state(deployment.plan), _now()
+    state, started = plan_state(tasks.deployment.plan), _now()
     total = state.points_total
     with Display(state, folder=folder.path) as display:
-        driver = Driver(deployment, folder, versions, display, processes, signals, key)
+        driver = Driver(tasks, folder, display, processes, signals, key)
         write_state(folder, status="running", started_at=started, points_total=total)
         try:
             outcome = driver.run()

@@ -21,7 +21,8 @@ from pdslurm.errors import AllocationEnding, ConfigError, JobEnded, PdslurmError
 from pdslurm.launchers import allocation
 from pdslurm.launchers.run import make_folder, plan_state, run_path
 from pdslurm.measure.progress import PROGRESS, Display
-from pdslurm.plan.plan import Plan, build_plan
+from pdslurm.plan.outline import make_outline
+from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import opening
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import write_json
@@ -35,13 +36,14 @@ FILES_S = 30.0  # what a job wrote last may take so long to show on a shared fil
 
 def launch(config: Config) -> None:
     """Submits, unless this run's job is there already, and waits for it where launcher.wait says so. Raises PdslurmError."""
-    plan = build_plan(config)
+    outline = make_outline(config)
+    plan = outline.plan
     jobs.check_cluster(plan)
-    print(opening(plan), flush=True)
+    print(opening(outline), flush=True)
     folder = RunFolder(run_path(config))
     job = current_job(folder.path)
     if job:
-        print(f"job {job} of this run is {jobs.job_state(job)} already; nothing was submitted")
+        print(f"job {job} of this run is {jobs.job_state(job).word} already; nothing was submitted")
     else:
         job = submit(plan, folder.path)
         print(
@@ -60,7 +62,7 @@ def current_job(path: Path) -> str | None:
     """The run's job when it is still in Slurm's queue."""
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         job: str = json.loads((path / "slurm" / "job.json").read_text())["job_id"]
-        if jobs.job_state(job) in jobs.ALIVE:
+        if jobs.job_state(job).is_alive:
             return job
     return None
 
@@ -108,25 +110,25 @@ def carry_out(values: dict[str, Any]) -> None:
     config = from_dict(values)
     config.launcher.kind = LauncherKind.allocation
     own, code, text = Path(values["run_dir"]) / "slurm", 0, ""
-    found = jobs.allocation_here()
+    here = jobs.current_allocation()
     (own / "ended.json").unlink(missing_ok=True)
-    before, again = measured(own.parent), False
+    before, again = points_done(own.parent), False
     try:
         text = allocation.carry_out(config)
     except PdslurmError as error:
         code, text = error.exit_code, f"pdslurm: {error}"
-        again = isinstance(error, AllocationEnding) and config.cluster.slurm.requeue and measured(own.parent) > before
-        text += f"\njob {found.job_id} is queued again and goes on where it was" if again else ""
+        again = isinstance(error, AllocationEnding) and config.cluster.slurm.requeue and points_done(own.parent) > before
+        text += f"\njob {here.job_id} is queued again and goes on where it was" if again else ""
     with contextlib.suppress(ResultsError):
-        write_json(own / "ended.json", {"job_id": found.job_id, "restarts": found.restarts, "exit_code": code, "text": text})
+        write_json(own / "ended.json", {"job_id": here.job_id, "restarts": here.restarts, "exit_code": code, "text": text})
     print(text, flush=True)
     if again:
-        jobs.ask("scontrol", "requeue", found.job_id)
+        jobs.run_slurm_command("scontrol", "requeue", here.job_id)
     if code:
         sys.exit(code)
 
 
-def measured(path: Path) -> int:
+def points_done(path: Path) -> int:
     """Records of points that are done: a job that adds none would be queued again for ever."""
     return sum(1 for _ in path.glob("points/*/*.json"))
 
@@ -137,25 +139,25 @@ def measured(path: Path) -> int:
 def watch(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
     """Shows the run until its job has ended; the run's exit code and last words."""
     state = plan_state(plan)
-    seen = Events(folder.path / "events.jsonl")
-    asked, (status, reason) = 0.0, jobs.job_now(job)
+    events = Events(folder.path / "events.jsonl")
+    polled_at, slurm = 0.0, jobs.job_state(job)
     with Display(state) as display:
         while True:
             now = time.monotonic()
-            if now - asked > JOB_EVERY_S:
-                asked, (status, reason) = now, jobs.job_now(job)
-            for line in seen.new():
+            if now - polled_at > JOB_EVERY_S:
+                polled_at, slurm = now, jobs.job_state(job)
+            for line in events.new():
                 display.line(line)
-            if status == "RUNNING":
+            if slurm.word == "RUNNING":
                 with contextlib.suppress(OSError, ValueError, KeyError):
-                    state.take(json.loads((folder.path / PROGRESS).read_text()), now)
+                    state.update_from(json.loads((folder.path / PROGRESS).read_text()), now)
             else:
-                state.stage = f"job {job} is {status}" + (f" ({reason})" if reason != "None" else "")
+                state.stage = f"job {job} is {slurm.word}" + (f" ({slurm.reason})" if slurm.reason != "None" else "")
             display.tick()
-            if status not in jobs.ALIVE:
+            if not slurm.is_alive:
                 break
             time.sleep(POLL_S)
-    return ended(folder.path, job, status)
+    return ended(folder.path, job, slurm.word)
 
 
 class Events:

@@ -1,4 +1,4 @@
-"""The driver's side of the long-lived benchmark client: commands out, events in, a watch on everything while it waits."""
+"""The driver's side of the long-lived benchmark client: commands out, events in, and a watch on the run while it waits."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import contextlib
 import json
 import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pdslurm.errors import NotReady, PointFailed
-from pdslurm.node.processes import Processes, Running
+from pdslurm.measure.progress import State
+from pdslurm.measure.watch import Deadline, Watch
+from pdslurm.node.processes import Running
 from pdslurm.plan.deployment import Process
-
-Tick = Callable[[], None]
 
 
 class BenchClient:
     """One client process. It imports vLLM while engines load; `ready` waits for that."""
 
-    def __init__(self, processes: Processes, process: Process, log: Path) -> None:
-        self.processes = processes
-        self.running: Running = processes.start_client(process, log)
+    def __init__(self, watch: Watch, process: Process, log: Path) -> None:
+        self.watch = watch
+        self.running: Running = watch.processes.start_client(process, log)
         self.commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.is_ready = False
         self.owed = 0  # answers to `prepare` that nobody waited for yet
-        self.busy = False
         threading.Thread(target=self._write, name="client-commands", daemon=True).start()
         threading.Thread(target=self._read, name="client-events", daemon=True).start()
 
@@ -49,13 +47,13 @@ class BenchClient:
     def _send(self, **command: Any) -> None:
         self.commands.put(json.dumps(command).encode() + b"\n")
 
-    def _next(self, tick: Tick, deadline: float) -> dict[str, Any]:
-        """The next event. Raises what `tick` raises, or NotReady at the deadline."""
+    def _next(self, deadline: Deadline) -> dict[str, Any]:
+        """The next event. Raises what the watch raises, or NotReady at the deadline."""
         while True:
             with contextlib.suppress(queue.Empty):
                 return self.events.get(timeout=0.1)
-            tick()
-            if time.monotonic() > deadline:
+            self.watch.tick()
+            if deadline.is_over:
                 raise NotReady(f"the benchmark client gave no answer in time; its log: {self.running.log}")
 
     def prepare(self, args: Sequence[str]) -> None:
@@ -70,11 +68,11 @@ class BenchClient:
                 self._note(self.events.get_nowait())
         return self.is_ready and not self.owed
 
-    def settle(self, tick: Tick, timeout_s: float) -> None:
+    def settle(self, timeout_s: float) -> None:
         """Waits until the client has imported vLLM and made the prompts that it was asked for."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self.watch.deadline(timeout_s)
         while self.owed or not self.is_ready:
-            self._note(self._next(tick, deadline))
+            self._note(self._next(deadline))
 
     def _note(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
@@ -88,22 +86,18 @@ class BenchClient:
         raw: Path | None,
         *,
         requests: Path | None = None,
-        tick: Tick,
         timeout_s: float,
-        progress: Callable[[int, int], None],
+        state: State | None = None,
     ) -> dict[str, Any]:
-        """Measures one point and returns the summary; what is kept of each request goes to the files `raw` and `requests`.
-        Raises PointFailed, or NotReady after `timeout_s`."""
-        self.settle(tick, timeout_s)
-        deadline = time.monotonic() + timeout_s
-        self.busy = True
+        """Measures one point and returns the summary; what is kept of each request goes to the files `raw` and `requests`, how
+        many are done to `state`. Raises PointFailed, or NotReady after `timeout_s`."""
+        self.settle(timeout_s)
+        deadline = self.watch.deadline(timeout_s)
         self._send(do="run", args=list(args), raw=str(raw) if raw else None, requests=str(requests) if requests else None)
         while True:
-            event = self._next(tick, deadline)
-            if event["event"] == "progress":
-                progress(event["done"], event["total"])
-            else:
-                self.busy = False
+            event = self._next(deadline)
+            if event["event"] == "progress" and state:
+                state.requests_done, state.requests_total = event["done"], event["total"]
             if event["event"] == "error":
                 raise PointFailed(f"the benchmark client failed: {event['error']}; its log: {self.running.log}")
             if event["event"] == "result":
@@ -111,4 +105,4 @@ class BenchClient:
                 return result
 
     def stop(self) -> None:
-        self.processes.stop([self.running])
+        self.watch.processes.stop([self.running])

@@ -1,4 +1,4 @@
-"""HTTP questions to engines and routers: one answer, many side by side, and a watch that keeps asking. Standard library."""
+"""HTTP questions to engines and routers: one answer, many side by side, and a poll that keeps asking. Standard library."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def get(url: str, *, timeout_s: float = 5.0, api_key: str | None = None) -> tuple[int, str]:
     """Status and body; an HTTP error is a status too. Raises OSError when nobody answers in time."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    return _ask(urllib.request.Request(url, headers=headers), timeout_s)
+    return _open(urllib.request.Request(url, headers=headers), timeout_s)
 
 
 def post_json(url: str, value: Any, *, timeout_s: float, api_key: str | None = None) -> tuple[int, str]:
     """Status and body of a POST. Raises OSError when nobody answers in time."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     request = urllib.request.Request(url, json.dumps(value).encode(), headers)
-    return _ask(request, timeout_s)
+    return _open(request, timeout_s)
 
 
-def _ask(request: urllib.request.Request, timeout_s: float) -> tuple[int, str]:
+def _open(request: urllib.request.Request, timeout_s: float) -> tuple[int, str]:
     try:
         with _OPENER.open(request, timeout=timeout_s) as response:
             return int(response.status), response.read().decode(errors="replace")
@@ -56,9 +56,9 @@ def get_many(urls: Mapping[str, str], *, timeout_s: float) -> dict[str, str | No
         return dict(zip(urls, pool.map(body, urls.values()), strict=True))
 
 
-class HealthWatch:
+class HealthPoll:
     """Asks every endpoint's /health twice a second in the background and remembers the answers. Each has a thread of its own: a
-    silent one does not hold up what the others have to say, nor the end of the watch.
+    silent one does not hold up what the others have to say, nor the end of the poll.
 
     An engine whose core died answers 503 half a second later, while its process lives on for seconds: this is how a death
     is noticed in time. Silence alone is no death: a busy machine is silent too."""
@@ -68,11 +68,9 @@ class HealthWatch:
         self.ready: set[str] = set()
         self.sick: dict[str, str] = {}  # once ready, then 5xx or refused
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._watch, args=[name], name=f"health-{name}", daemon=True) for name in endpoints
-        ]
+        self._threads = [threading.Thread(target=self._run, args=[name], name=f"health-{name}", daemon=True) for name in endpoints]
 
-    def __enter__(self) -> HealthWatch:
+    def __enter__(self) -> HealthPoll:
         for thread in self._threads:
             thread.start()
         return self
@@ -80,13 +78,13 @@ class HealthWatch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
 
-    def _watch(self, name: str) -> None:
+    def _run(self, name: str) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            self._look(name)
+            self._poll(name)
             self._stop.wait(max(0.0, self.interval_s - (time.monotonic() - began)))
 
-    def _look(self, name: str) -> None:
+    def _poll(self, name: str) -> None:
         try:
             status, _ = get(f"{self.endpoints[name]}/health", timeout_s=self.timeout_s)
         except OSError as error:

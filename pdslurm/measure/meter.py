@@ -3,76 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from pdslurm.config import Config, Device, Topology
+from pdslurm.config import Config, Device
 from pdslurm.measure import telemetry, timeline, transport, ttft, validity
-from pdslurm.measure.bench_client import BenchClient, Tick
-from pdslurm.node import gpus
-from pdslurm.node.processes import Processes, log_lines
+from pdslurm.measure.bench_client import BenchClient
+from pdslurm.measure.watch import Watch
+from pdslurm.node.gpu_states import states_during
+from pdslurm.node.processes import log_lines
 from pdslurm.plan.deployment import BoundArm, Process
 from pdslurm.plan.kv_size import kv_size
 from pdslurm.plan.model import hf_config
-from pdslurm.plan.points import Point, expected_hit_rate
+from pdslurm.plan.points import expected_hit_rate
+from pdslurm.plan.tasks import Task
 from pdslurm.records.measurement import Measurement, metrics_of
 from pdslurm.records.run_folder import RunFolder
 
-T = TypeVar("T")
 COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
-
-
-class WaitFor(Protocol):
-    """Carries out what blocks, while a death, a signal or a limit is noticed and raised."""
-
-    def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 class Meter:
     """What every measurement of a run has in common."""
 
-    def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        processes: Processes,
-        *,
-        wait_for: WaitFor,
-        tick: Tick,
-        progress: Callable[[int, int], None],
-    ) -> None:
-        self.config, self.folder, self.processes = config, folder, processes
-        self.wait_for, self.tick, self.progress = wait_for, tick, progress
+    def __init__(self, config: Config, folder: RunFolder, watch: Watch) -> None:
+        self.config, self.folder, self.watch, self.processes = config, folder, watch, watch.processes
 
-    def measure(
-        self, client: BenchClient, record: Measurement, arm: BoundArm, engines: Sequence[Process], point: Point
-    ) -> Measurement:
+    def measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
         """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s."""
+        arm = task.arm
         scraped = [*engines, *arm.routers]
         clocks = self._clocks(engines)
-        before = self.wait_for(lambda: telemetry.scrape(scraped))
+        before = self.watch.wait(lambda: telemetry.scrape(scraped))
         with timeline.watching(engines, self.config.telemetry_every_s) as looks:
             result = client.run(
-                record.provenance["bench_args"],
+                task.args,
                 self.folder.path / record.provenance["raw"],
                 requests=self.folder.beside_raw(record, "requests"),
-                tick=self.tick,
                 timeout_s=self.config.limits.point_s,
-                progress=self.progress,
+                state=self.watch.state,
             )
         counted = self._counted(before, scraped, arm, result.get("completed") or 0)
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
-        counted["transport"] = transport.report(over) if over else None
-        counted["gpus"] = {node: gpus.during(clocks.get(node, ()), now) for node, now in self._clocks(engines).items()} or None
-        counted |= where_ttft_went(counted["engines"], result)
+        counted["transport"] = transport.as_json(over) if over else None
+        counted["gpus"] = {node: states_during(clocks.get(node, ()), now) for node, now in self._clocks(engines).items()} or None
+        counted |= ttft_telemetry(counted["engines"], result)
         if looks.seen:
             path = self.folder.beside_raw(record, "timeline")
             timeline.write(path, looks, arm.engine_roles, result.get("began_s") or looks.seen[0][0])
-        wrong_way = transport.reasons(over, self.config.cluster.network.transport.value)
-        checks = validity.checks(result, counted, asked(self.config, arm.arm.topology, point, result), wrong_way)
+        wrong_way = transport.mismatches(over, self.config.cluster.network.transport.value)
+        checks = validity.checks(result, counted, demand_of(self.config, task, result), wrong_way)
         reasons = validity.reasons(checks)
         result.pop("spans", None)
         return dataclasses.replace(
@@ -92,35 +74,36 @@ class Meter:
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
-        deadline = time.monotonic() + COUNTED_WITHIN_S
+        deadline = self.watch.deadline(COUNTED_WITHIN_S)
         while True:
-            after = self.wait_for(lambda: telemetry.scrape(scraped))
-            counted = telemetry.report(before, after, arm.engine_roles, [r.name for r in arm.routers])
+            after = self.watch.wait(lambda: telemetry.scrape(scraped))
+            counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
             moved = counted["totals"]["nixl_transfers"]
-            if not arm.arm.topology.moves_by_nixl or moved is None or moved >= completed or time.monotonic() > deadline:
+            if not arm.arm.topology.moves_by_nixl or moved is None or moved >= completed or deadline.is_over:
                 return counted
-            self.wait_for(lambda: time.sleep(0.2))
+            self.watch.pause(0.2)
 
     def _clocks(self, engines: Sequence[Process]) -> dict[str, list[dict[str, Any]]]:
         """The engines' GPUs by node, while nothing is asked of them; empty on a cluster without GPUs."""
         if self.config.cluster.device is not Device.cuda:
             return {}
-        return self.wait_for(lambda: self.processes.clocks(engines))
+        return self.watch.wait(lambda: self.processes.gpu_states(engines))
 
-    def transports(self, arm: BoundArm) -> dict[str, tuple[transport.Seen, ...]]:
+    def transports(self, arm: BoundArm) -> dict[str, tuple[transport.KvPath, ...]]:
         """What the instances that fetch KV in this arm said about its way, by name; empty for an arm where none moves by NIXL."""
         if not arm.arm.topology.moves_by_nixl:
             return {}
         logs: dict[str, list[Path]] = {name: [] for name, role in arm.engine_roles.items() if role == "decode"}
         for started in self.processes.running:
             logs.get(started.process.name.partition("-part")[0], []).append(started.log)
-        return {name: transport.seen_in(log_lines(paths)) for name, paths in logs.items()}
+        return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
 
 
-def asked(config: Config, topology: Topology, point: Point, client: Mapping[str, Any]) -> validity.Asked:
+def demand_of(config: Config, task: Task, client: Mapping[str, Any]) -> validity.Demand:
     """What checks compare a point with; of a point that ends by the clock the client tells how much it sent."""
+    topology, point = task.arm.arm.topology, task.point
     router, workload = topology.router, config.workload
-    return validity.Asked(
+    return validity.Demand(
         num_prompts=(client.get("asked") or 0) if point.duration_s else point.num_prompts,
         output_len=point.output_len,
         request_rate=point.request_rate,
@@ -141,7 +124,7 @@ def asked(config: Config, topology: Topology, point: Point, client: Mapping[str,
     )
 
 
-def where_ttft_went(engines: Mapping[str, Any], client: Mapping[str, Any]) -> dict[str, Any]:
+def ttft_telemetry(engines: Mapping[str, Any], client: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a record's telemetry that pdslurm/measure/ttft.py makes."""
     whole = client.get("until_last_answer") or client  # engines count what ended after a fixed time, too
     starved, evidence = ttft.starved_decode(engines, whole.get("duration"))

@@ -61,16 +61,16 @@ class State:
         loading = min(self.load_s, time.monotonic() - self.stage_began) if self.stage == "starting" else 0.0
         return (self.points_total - self.points_done) * mean + self.loads_left * self.load_s - loading
 
-    def as_seen(self, now: float) -> dict[str, Any]:
+    def as_json(self, now: float) -> dict[str, Any]:
         """Plain values with ages in place of this machine's clock."""
         value = asdict(self)
         return {**value, "began": self.began - now, "stage_began": self.stage_began - now, "left_s": self.left_s()}
 
-    def take(self, seen: dict[str, Any], now: float) -> None:
-        """Becomes what `as_seen` made, on another machine's clock."""
+    def update_from(self, value: dict[str, Any], now: float) -> None:
+        """Becomes what `as_json` made, on another machine's clock."""
         for each in fields(self):
-            setattr(self, each.name, seen[each.name])
-        self.began, self.stage_began = seen["began"] + now, seen["stage_began"] + now
+            setattr(self, each.name, value[each.name])
+        self.began, self.stage_began = value["began"] + now, value["stage_began"] + now
 
     def what(self) -> str:
         """The stage with its arm and point, and how long it has been going on."""
@@ -120,7 +120,7 @@ class Display:
         if self.folder and self.clock() - self.written > FILE_EVERY_S:
             self.written = self.clock()
             with contextlib.suppress(OSError, ResultsError):
-                write_json(self.folder / PROGRESS, self.state.as_seen(self.written))
+                write_json(self.folder / PROGRESS, self.state.as_json(self.written))
         if not self.live and self.clock() - self.last > PLAIN_EVERY_S:
             s = self.state
             requests = f", request {s.requests_done}/{s.requests_total}" if s.requests_total else ""

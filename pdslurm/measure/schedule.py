@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pdslurm.config import Interleave
-from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment
-from pdslurm.plan.keys import PointKeys
-from pdslurm.plan.points import SATURATED, Ladder, Point, ladders, saturated
-from pdslurm.plan.rate_sweep import held, next_rung
-from pdslurm.plan.splits import balanced
+from pdslurm.plan.deployment import BoundArm, BoundSet
+from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
+from pdslurm.plan.rate_sweep import highest_met, next_rate
+from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import good_share, read_requests
 from pdslurm.records.intervals import relative_half_width
 from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
 from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.split_ratio import SATURATED, balanced_prefill
 
 T = TypeVar("T")
 
@@ -33,23 +33,23 @@ class Turn:
     is_first: bool
 
 
-class Agenda:
-    """Open points of a run. A point is done when its valid record exists; one that was tried in this run is not tried again."""
+class Schedule:
+    """Open tasks of a run. A task is done when its valid record exists; one that was tried in this run is not tried again."""
 
-    def __init__(self, deployment: Deployment, folder: RunFolder, keys: PointKeys) -> None:
-        self.deployment, self.folder, self.keys = deployment, folder, keys
-        config = deployment.plan.config
-        self.workload, self.slo, self.seed = config.workload, config.slo, config.seed
+    def __init__(self, tasks: Tasks, folder: RunFolder) -> None:
+        self.tasks, self.folder, self.arms = tasks, folder, tasks.deployment.arms
+        plan = tasks.deployment.plan
+        self.points, self.workload, self.slo, self.seed = plan.points, plan.config.workload, plan.config.slo, plan.config.seed
         self.tried: Counter[tuple[str, str]] = Counter()
-        self.tries = 2 if self.is_searching else 1  # a ladder goes no further than a rung that could not be measured
+        self.tries = 2 if self.is_searching else 1  # a rate sweep goes no further than a rate that could not be measured
         self.finished: dict[tuple[str, str], bool] = {}  # this process alone measures here, so one look at the disk will do
         self.values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.ladders = ladders(deployment.plan.points) if self.is_searching else {}
-        self.saturated = saturated(deployment.plan.points)
+        self.sweeps = rate_sweeps(plan.points) if self.is_searching else {}
+        self.saturated = saturated_points(plan.points)
         self.rate_per_s: dict[tuple[str, str], float] = {}  # (arm, saturated point) → requests answered
-        self.held: dict[tuple[str, str], bool] = {}  # (arm, point) → whether the rate was held there
+        self.meets_slo: dict[tuple[str, str], bool] = {}  # (arm, point) → whether it met the SLO there
         if self.workload.until.rel_ci is not None or self.is_searching:
-            known = {(arm.arm.name, p.id, keys(arm, p)) for arm in self.arms() for p in deployment.plan.points}
+            known = {(arm.arm.name, p.id, tasks.of(arm, p).key) for arm in self.arms for p in plan.points}
             for record in folder.records():
                 if (record.arm, record.point["id"], record.key) in known:
                     self._learn(record)
@@ -62,7 +62,7 @@ class Agenda:
 
     def loads(self) -> Iterator[tuple[BoundSet, tuple[int, ...]]]:
         """Which sets are loaded one after another, each with the repeats that it measures before it goes."""
-        sets, repeats = self.deployment.sets, tuple(range(self.workload.most_repeats))
+        sets, repeats = self.tasks.deployment.sets, tuple(range(self.workload.most_repeats))
         if self.workload.interleave is not Interleave.sets or len(sets) == 1:
             yield from ((bound, repeats) for bound in sets)
             return
@@ -88,103 +88,101 @@ class Agenda:
 
     # --- what is open
 
-    def arms(self) -> list[BoundArm]:
-        return [arm for bound in self.deployment.sets for arm in bound.arms]
-
     def is_done(self, arm: BoundArm, point: Point) -> bool:
         which = arm.arm.name, point.id
         if which not in self.finished:
-            self.finished[which] = self.folder.is_done(*which, self.keys(arm, point))
+            self.finished[which] = self.folder.is_done(*which, self.tasks.of(arm, point).key)
         return self.finished[which]
 
-    def open(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> Iterator[Point]:
-        """The points that this arm still has to measure, in their order; each is looked at when it is asked for, so that one which
-        became unnecessary is passed over."""
-        if self.is_searching:
-            yield from self._open_rungs(arm, repeats)
-            return
-        for point in self.deployment.plan.points:
+    def open_tasks(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> Iterator[Task]:
+        """What this arm still has to measure, in its order; each task is decided on when it is asked for, so that one which became
+        unnecessary is passed over."""
+        points = self._open_rates(arm, repeats) if self.is_searching else self._open_points(arm, repeats)
+        yield from (self.tasks.of(arm, point) for point in points)
+
+    def _open_points(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
+        for point in self.points:
             if (repeats is None or point.repeat in repeats) and self._is_open(arm, point):
                 yield point
 
-    def _open_rungs(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
-        """Ladder by ladder, each until its answer is known; a rung that failed or is invalid leaves its ladder where it is. A plain
+    def _open_rates(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
+        """Sweep by sweep, each until its answer is known; a rate that failed or is invalid leaves its sweep where it is. A plain
         arm is saturated before."""
         if not arm.arm.topology.prefill and (repeats is None or 0 in repeats):
             yield from (point for pair in self.saturated.values() for point in pair if self._is_open(arm, point))
-        for (which, repeat), ladder in self.ladders.items():
-            while (repeats is None or repeat in repeats) and (point := self._rung(arm, which, repeat, ladder)):
+        for (which, repeat), sweep in self.sweeps.items():
+            while (repeats is None or repeat in repeats) and (point := self._next_rate(arm, which, repeat, sweep)):
                 tries = self.tried[arm.arm.name, point.id]
                 yield point
                 if self.tried[arm.arm.name, point.id] == tries:  # whoever only asks whether there is one
                     break
 
-    def likely(self, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Point]:
-        """Rungs of a search that a loaded set may come to, likeliest first: around the highest that some arm held, else around the
-        middle, the first repeats before the later ones. Each once, and none where nothing is searched."""
-        around: dict[Ladder, int] = {}
-        for (which, _), ladder in self.ladders.items():
-            known = [held(outcomes) for arm in self.arms() if (outcomes := self._outcomes(arm, ladder))]
+    def likely_tasks(self, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Task]:
+        """Rates of a search that a loaded set may come to, likeliest first: around the highest at which some arm met the SLO, else
+        around the middle, the first repeats before the later ones. Each once, and none where nothing is searched."""
+        around: dict[RateSweep, int] = {}
+        for (which, _), sweep in self.sweeps.items():
+            known = [highest_met(outcomes) for arm in self.arms if (outcomes := self._outcomes(arm, sweep))]
             around[which] = max([around.get(which, -1), *known])
-        found = [
-            (abs(rung - (around[which] if around[which] >= 0 else len(ladder) // 2)), repeat, rung, point)
-            for (which, repeat), ladder in self.ladders.items()
+        candidates = [
+            (abs(n - (around[which] if around[which] >= 0 else len(sweep) // 2)), repeat, n, point)
+            for (which, repeat), sweep in self.sweeps.items()
             if repeat in repeats
-            for rung, point in enumerate(ladder)
+            for n, point in enumerate(sweep)
         ]
-        for _, _, _, point in sorted(found, key=lambda each: each[:3]):
-            if any(self._is_open(arm, point) for arm in bound.arms):
-                yield point
+        for _, _, _, point in sorted(candidates, key=lambda each: each[:3]):
+            if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
+                yield self.tasks.of(arm, point)
 
-    def _rung(self, arm: BoundArm, which: Ladder, repeat: int, ladder: Sequence[Point]) -> Point | None:
-        """The rung to measure next; None where the answer is known, or does not matter."""
+    def _next_rate(self, arm: BoundArm, which: RateSweep, repeat: int, sweep: Sequence[Point]) -> Point | None:
+        """The point at the rate to measure next; None where the answer is known, or does not matter."""
         if not self._is_near(arm, which) or (repeat and self._is_behind(arm, which)):
             return None
-        outcomes = self._outcomes(arm, ladder)
-        earlier = (self._outcomes(arm, self.ladders[which, before]) for before in reversed(range(repeat)))
-        start = next((held(known) for known in earlier if known), len(ladder) // 2)
-        rung = next_rung(outcomes, len(ladder), start)
-        return None if rung is None or not self._is_open(arm, ladder[rung]) else ladder[rung]
+        outcomes = self._outcomes(arm, sweep)
+        earlier = (self._outcomes(arm, self.sweeps[which, before]) for before in reversed(range(repeat)))
+        start = next((highest_met(known) for known in earlier if known), len(sweep) // 2)
+        n = next_rate(outcomes, len(sweep), start)
+        return None if n is None or not self._is_open(arm, sweep[n]) else sweep[n]
 
-    def _is_near(self, arm: BoundArm, which: Ladder) -> bool:
+    def _is_near(self, arm: BoundArm, which: RateSweep) -> bool:
         """Whether the arm's ratio is the one that saturated instances suggest, or near enough; true while nothing suggests one."""
         reach, prefill = self.workload.search.neighbours, arm.arm.topology.prefill
         if reach is None or not prefill or (suggested := self.suggested(which)) is None:
             return True
         return abs(prefill - suggested) <= reach
 
-    def suggested(self, which: Ladder) -> int | None:
+    def suggested(self, which: RateSweep) -> int | None:
         """Prefill instances of the ratio that the saturated points of the plain arm suggest; None where they are not known."""
-        plain = next((arm for arm in self.arms() if not arm.arm.topology.prefill), None)
-        found = self.saturated.get(which[:2])
-        if plain is None or not found:
+        plain = next((arm for arm in self.arms if not arm.arm.topology.prefill), None)
+        saturated = self.saturated.get(which[:2])
+        if plain is None or not saturated:
             return None
-        rates = [self.rate_per_s.get((plain.arm.name, point.id)) for point in found]
+        rates = [self.rate_per_s.get((plain.arm.name, point.id)) for point in saturated]
         prefill_per_s, together_per_s = (rate and rate / plain.arm.topology.route for rate in rates)
         if not prefill_per_s or not together_per_s:
             return None
-        return balanced(plain.arm.topology.route, prefill_per_s, together_per_s)
+        return balanced_prefill(plain.arm.topology.route, prefill_per_s, together_per_s)
 
-    def _is_behind(self, arm: BoundArm, which: Ladder) -> bool:
-        """Whether the first repeat showed that others of its kind hold so much more that this arm cannot be the best of them."""
-        share, ladder = self.workload.search.drop_below, self.ladders[which, 0]
+    def _is_behind(self, arm: BoundArm, which: RateSweep) -> bool:
+        """Whether the first repeat showed that others of its kind serve so much more that this arm cannot be the best of them."""
+        share, sweep = self.workload.search.drop_below, self.sweeps[which, 0]
         if share is None:
             return False
         kind = bool(arm.arm.topology.prefill)
-        alike = [each for each in self.arms() if bool(each.arm.topology.prefill) == kind]
-        best = max(self._held_per_s(each, ladder) for each in alike)
-        return self._held_per_s(arm, ladder) < share * best
+        alike = [each for each in self.arms if bool(each.arm.topology.prefill) == kind]
+        best = max(self._capacity_per_s(each, sweep) for each in alike)
+        return self._capacity_per_s(arm, sweep) < share * best
 
-    def _held_per_s(self, arm: BoundArm, ladder: Sequence[Point]) -> float:
-        rung = held(self._outcomes(arm, ladder))
-        return (ladder[rung].request_rate or 0.0) if rung >= 0 else 0.0
+    def _capacity_per_s(self, arm: BoundArm, sweep: Sequence[Point]) -> float:
+        n = highest_met(self._outcomes(arm, sweep))
+        return (sweep[n].request_rate or 0.0) if n >= 0 else 0.0
 
-    def _outcomes(self, arm: BoundArm, ladder: Sequence[Point]) -> dict[int, bool]:
-        known = ((rung, self.held.get((arm.arm.name, point.id))) for rung, point in enumerate(ladder))
-        return {rung: ok for rung, ok in known if ok is not None}
+    def _outcomes(self, arm: BoundArm, sweep: Sequence[Point]) -> dict[int, bool]:
+        known = ((n, self.meets_slo.get((arm.arm.name, point.id))) for n, point in enumerate(sweep))
+        return {n: ok for n, ok in known if ok is not None}
 
     def has_open(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> bool:
-        return next(self.open(arm, repeats), None) is not None
+        return next(self.open_tasks(arm, repeats), None) is not None
 
     def _is_open(self, arm: BoundArm, point: Point) -> bool:
         return (
@@ -201,36 +199,36 @@ class Agenda:
         widths = [relative_half_width(series[metric]) for metric in until.metrics if series[metric]]
         return bool(widths) and all(width <= until.rel_ci for width in widths)
 
-    def saw(self, arm: BoundArm, point: Point, record: Measurement) -> None:
-        """A point was measured, or failed."""
-        which = arm.arm.name, point.id
+    def take(self, task: Task, record: Measurement) -> None:
+        """The record of a task that was measured, or failed."""
+        which = task.arm.arm.name, task.point.id
         self.tried[which] += 1
         self.finished[which] = record.status == "done" and record.valid
         if self.workload.until.rel_ci is not None or self.is_searching:
             self._learn(record)
 
     def _learn(self, record: Measurement) -> None:
-        if self.is_searching and self._shows_loss(record):
-            self.held[record.arm, record.point["id"]] = False
+        if self.is_searching and self._shows_a_miss(record):
+            self.meets_slo[record.arm, record.point["id"]] = False
             return
         if record.status != "done" or not record.valid:
             return
         if SATURATED in record.point["sweeps"]:
             self.rate_per_s[record.arm, record.point["id"]] = record.metrics["request_throughput_per_s"] or 0.0
         elif self.is_searching:
-            self.held[record.arm, record.point["id"]] = bool(self._keeps_slo(record))
+            self.meets_slo[record.arm, record.point["id"]] = bool(self._meets_slo(record))
         setting = without_repeat(record.point["id"])
         for metric in self.workload.until.metrics:
             if (value := record.metrics.get(metric)) is not None:
                 self.values[record.arm, setting][metric].append(value)
 
-    def _shows_loss(self, record: Measurement) -> bool:
-        """Whether a measurement that may be no number to show still says that its rate is not held."""
+    def _shows_a_miss(self, record: Measurement) -> bool:
+        """Whether a measurement that may be no number to show still says that the SLO is missed at its rate."""
         if is_overloaded(record):
             return True
-        return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._keeps_slo(record) is False
+        return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._meets_slo(record) is False
 
-    def _keeps_slo(self, record: Measurement) -> bool | None:
+    def _meets_slo(self, record: Measurement) -> bool | None:
         """Whether the SLO's share of a measurement's requests was good; None where it has none, or its file is gone."""
         path = self.folder.beside_raw(record, "requests")
         if not record.valid and not path.is_file():
@@ -242,11 +240,11 @@ class Agenda:
 
     def done(self) -> int:
         """Points of the plan that are done, those beyond workload.repeats too."""
-        return sum(self.is_done(arm, point) for arm in self.arms() for point in self.deployment.plan.points)
+        return sum(self.is_done(arm, point) for arm in self.arms for point in self.points)
 
     def left(self) -> int:
         """Points that are open as things stand; workload.until may ask for more, or fewer, later."""
-        return sum(1 for arm in self.arms() for _ in self.open(arm))
+        return sum(1 for arm in self.arms for _ in self.open_tasks(arm))
 
 
 def without_repeat(point_id: str) -> str:

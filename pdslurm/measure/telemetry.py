@@ -73,7 +73,7 @@ def scrape(processes: Iterable[Process], *, timeout_s: float = 10.0) -> dict[str
     return {name: None if text is None else parse(text) for name, text in texts.items()}
 
 
-def report(
+def counted(
     before: Mapping[str, Sample | None], after: Mapping[str, Sample | None], engines: Mapping[str, str], routers: Iterable[str]
 ) -> dict[str, Any]:
     """The telemetry of one point: totals by counter, the same for each engine, requests for each worker of the router.
@@ -83,8 +83,8 @@ def report(
     for name, role in engines.items():
         old, new = before.get(name), after.get(name)
         delta = None if old is None or new is None else difference(old, new)
-        counted = {ours: None if delta is None else total(delta, names) for ours, names in ENGINE_COUNTERS.items()}
-        by_engine[name] = {"role": role, **counted, **cache_facts(new or {})}
+        values = {ours: None if delta is None else total(delta, names) for ours, names in ENGINE_COUNTERS.items()}
+        by_engine[name] = {"role": role, **values, **cache_facts(new or {})}
     totals = {ours: total_of(by_engine.values(), ours) for ours in ENGINE_COUNTERS}
     workers: dict[str, float] = {}
     for router in routers:

@@ -36,7 +36,7 @@ _FABRIC = re.compile(r"^libfabric:\d+:.*\bOpened fabric: (\S+)")
 
 
 @dataclass(frozen=True)
-class Seen:
+class KvPath:
     """One way that data took: `lanes` as UCX writes them (tcp/eth0, rc_mlx5/mlx5_0:1), or libfabric/NAME; `how` in UCX's words
     (zero-copy, software emulation); `peer` is intra-node or inter-node, None where the log does not say."""
 
@@ -58,15 +58,15 @@ def kind(lane: str) -> str:
     return next((kind for kind, pattern in table if re.match(pattern, name)), name.partition("/")[0])
 
 
-def seen_in(log: Iterable[str]) -> tuple[Seen, ...]:
+def kv_paths(log: Iterable[str]) -> tuple[KvPath, ...]:
     """What the lines of one log tell, each once. Several processes write to it, so a table is followed by who writes it."""
     tables: dict[str, _Table] = {}
-    found: dict[Seen, None] = {}
+    found: dict[KvPath, None] = {}
     for line in log:
         if match := _UCX.search(line):
             row = tables.setdefault(match[1], _Table()).take(match[2])
         elif match := _FABRIC.search(line):
-            row = Seen(None, (f"libfabric/{match[1]}",), "opened")
+            row = KvPath(None, (f"libfabric/{match[1]}",), "opened")
         else:
             continue
         if row:
@@ -81,7 +81,7 @@ class _Table:
         self.peer: str | None = None
         self.reads = False
 
-    def take(self, text: str) -> Seen | None:
+    def take(self, text: str) -> KvPath | None:
         cells = [cell.strip() for cell in text.strip("|").split("|")]
         if peer := _PEER.search(cells[0]):
             self.peer, self.reads = peer[1], False
@@ -91,7 +91,7 @@ class _Table:
             return None
         *_, size, how, config = cells
         lanes = tuple(dict.fromkeys(re.sub(r"/path\d+$", "", lane) for lane in _LANE.findall(config)))
-        return Seen(self.peer, lanes, how) if lanes and _largest(size) >= KV_BYTES else None
+        return KvPath(self.peer, lanes, how) if lanes and _largest(size) >= KV_BYTES else None
 
 
 def _largest(size: str) -> float:
@@ -104,28 +104,28 @@ def _largest(size: str) -> float:
     return float(match[1]) * {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[match[2]]
 
 
-def report(found: Mapping[str, Sequence[Seen]]) -> dict[str, Any]:
+def as_json(found: Mapping[str, Sequence[KvPath]]) -> dict[str, Any]:
     """For the record of a point, from what the log of each engine that fetches KV told: all kinds, and each engine's ways. None
     is unknown; `kinds` is as soon as one engine's are."""
-    engines = {name: [asdict(seen) for seen in ways] or None for name, ways in found.items()}
-    kinds = sorted({kind for ways in found.values() for seen in ways for kind in seen.kinds})
+    engines = {name: [asdict(way) for way in ways] or None for name, ways in found.items()}
+    kinds = sorted({kind for ways in found.values() for way in ways for kind in way.kinds})
     return {"kinds": kinds if kinds and all(engines.values()) else None, "engines": engines}
 
 
-def reasons(found: Mapping[str, Sequence[Seen]], asked: str) -> Iterator[str]:
+def mismatches(found: Mapping[str, Sequence[KvPath]], demanded: str) -> Iterator[str]:
     """Why KV did not move as asked. Within a node memory is as good as what is asked for between nodes."""
-    if asked == "any":
+    if demanded == "any":
         return
     for name, ways in found.items():
         if not ways:
-            yield f"cluster.network.transport={asked}: the log of {name} does not tell what it fetched KV over"
-        elif wrong := dict.fromkeys(lane for seen in ways for lane in _wrong(seen, asked)):
-            yield f"cluster.network.transport={asked}: {name} fetched KV over {', '.join(wrong)}"
+            yield f"cluster.network.transport={demanded}: the log of {name} does not tell what it fetched KV over"
+        elif wrong := dict.fromkeys(lane for way in ways for lane in _wrong(way, demanded)):
+            yield f"cluster.network.transport={demanded}: {name} fetched KV over {', '.join(wrong)}"
 
 
-def _wrong(seen: Seen, asked: str) -> list[str]:
+def _wrong(way: KvPath, demanded: str) -> list[str]:
     """The lanes that should not be there."""
-    allowed = {asked} if seen.peer == INTER else {asked, "shm"}
-    if seen.kinds <= allowed:
+    allowed = {demanded} if way.peer == INTER else {demanded, "shm"}
+    if way.kinds <= allowed:
         return []
-    return [lane for lane in seen.lanes if kind(lane) not in allowed | {"copy"}] or list(seen.lanes)
+    return [lane for lane in way.lanes if kind(lane) not in allowed | {"copy"}] or list(way.lanes)

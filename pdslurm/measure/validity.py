@@ -11,7 +11,7 @@ from typing import Any
 
 from pdslurm.measure.load_validity import client_process, delivery, steady_state
 from pdslurm.measure.telemetry import total_of
-from pdslurm.node.gpus import throttled
+from pdslurm.node.gpu_states import slowdowns
 from pdslurm.plan.kv_size import KvSize
 from pdslurm.records.measurement import Check
 
@@ -24,7 +24,7 @@ MAX_PREEMPTED = 0.05  # of the requests: up to here p95 and less come from reque
 
 
 @dataclass(frozen=True)
-class Asked:
+class Demand:
     """What the point was to be, as far as checks compare with it."""
 
     num_prompts: int
@@ -41,23 +41,23 @@ class Asked:
 
 
 def checks(
-    client: Mapping[str, Any], telemetry: Mapping[str, Any], asked: Asked, transport_reasons: Iterable[str] = ()
+    client: Mapping[str, Any], telemetry: Mapping[str, Any], demand: Demand, transport_reasons: Iterable[str] = ()
 ) -> tuple[Check, ...]:
-    """`client` is the benchmark's result, `telemetry` what pdslurm.measure.telemetry.report gives, with `transport` and `gpus`."""
+    """`client` is the benchmark's result, `telemetry` what telemetry.counted gives, with `transport` and `gpus`."""
     totals, engines = telemetry["totals"], telemetry["engines"]
     return (
-        completed(client, asked),
-        output_tokens(client, asked),
-        nixl(client, totals, engines, asked),
-        kv_bytes(client, engines, asked),
-        transport_used(telemetry.get("transport"), asked, tuple(transport_reasons)),
-        prefix_cache(engines, asked),
-        workers(engines, telemetry.get("router_requests"), asked),
+        completed(client, demand),
+        output_tokens(client, demand),
+        nixl(client, totals, engines, demand),
+        kv_bytes(client, engines, demand),
+        transport_used(telemetry.get("transport"), demand, tuple(transport_reasons)),
+        prefix_cache(engines, demand),
+        workers(engines, telemetry.get("router_requests"), demand),
         preemptions(client, totals),
-        client_process(client, num_prompts=asked.num_prompts, rate=_open_loop_rate(asked)),
+        client_process(client, num_prompts=demand.num_prompts, rate=_open_loop_rate(demand)),
         delivery(client, engines),
-        steady_state(client.get("spans"), rate=asked.request_rate, concurrency=asked.max_concurrency, even=asked.even),
-        clocks(telemetry.get("gpus"), client, asked),
+        steady_state(client.get("spans"), rate=demand.request_rate, concurrency=demand.max_concurrency, even=demand.even),
+        clocks(telemetry.get("gpus"), client, demand),
     )
 
 
@@ -66,18 +66,18 @@ def reasons(found: Iterable[Check]) -> tuple[str, ...]:
     return tuple(check.said for check in found if check.ok is False)
 
 
-def completed(client: Mapping[str, Any], asked: Asked) -> Check:
+def completed(client: Mapping[str, Any], demand: Demand) -> Check:
     done = client.get("completed") or 0
     error = client.get("first_error")
-    why = f"; the first error: {error.strip().splitlines()[-1][:300]}" if error and done != asked.num_prompts else ""
-    said = f"{done} of {asked.num_prompts} requests completed{why}"
-    return Check("completed", done == asked.num_prompts, said, {"completed": done, "asked": asked.num_prompts})
+    why = f"; the first error: {error.strip().splitlines()[-1][:300]}" if error and done != demand.num_prompts else ""
+    said = f"{done} of {demand.num_prompts} requests completed{why}"
+    return Check("completed", done == demand.num_prompts, said, {"completed": done, "asked": demand.num_prompts})
 
 
-def output_tokens(client: Mapping[str, Any], asked: Asked) -> Check:
+def output_tokens(client: Mapping[str, Any], demand: Demand) -> Check:
     """`ordered_output_tokens` is the sum over the requests that were answered, where the client tells it."""
     done, got = client.get("completed") or 0, client.get("total_output_tokens") or 0
-    ordered = client.get("ordered_output_tokens") or done * asked.output_len
+    ordered = client.get("ordered_output_tokens") or done * demand.output_len
     evidence = {"got": got, "ordered": ordered or None}
     if not done or not ordered:
         return Check("output_tokens", None, "no output length was ordered" if done else "no request completed", evidence)
@@ -85,12 +85,12 @@ def output_tokens(client: Mapping[str, Any], asked: Asked) -> Check:
     return Check("output_tokens", right, f"{got} output tokens" + ("" if right else f" instead of {ordered}"), evidence)
 
 
-def nixl(client: Mapping[str, Any], totals: Mapping[str, Any], engines: Mapping[str, Any], asked: Asked) -> Check:
+def nixl(client: Mapping[str, Any], totals: Mapping[str, Any], engines: Mapping[str, Any], demand: Demand) -> Check:
     """A transfer for every request and rank, none failed, expired or read after it had expired on any engine that counts them."""
     names = ("nixl_failed_transfers", "nixl_failed_notifications", "nixl_expired_requests", "nixl_late_notifications")
-    if not asked.nixl:
+    if not demand.nixl:
         return Check("nixl", None, "no KV moves by NIXL in this arm")
-    done, moved, ranks = client.get("completed") or 0, totals["nixl_transfers"], asked.kv.ranks if asked.kv else 1
+    done, moved, ranks = client.get("completed") or 0, totals["nixl_transfers"], demand.kv.ranks if demand.kv else 1
     bad = {name: [e[name] for e in engines.values() if e.get(name) is not None] for name in names}
     counted = {name: sum(values) if values else None for name, values in bad.items()}
     evidence = {"transfers": moved, "completed": done, "ranks": ranks, **counted}
@@ -105,23 +105,23 @@ def nixl(client: Mapping[str, Any], totals: Mapping[str, Any], engines: Mapping[
     return Check("nixl", not wrong, "; ".join(wrong) or f"{moved:g} transfers, none failed", evidence)
 
 
-def kv_bytes(client: Mapping[str, Any], engines: Mapping[str, Any], asked: Asked) -> Check:
+def kv_bytes(client: Mapping[str, Any], engines: Mapping[str, Any], demand: Demand) -> Check:
     """Bytes moved against whole blocks of the prompts that were sent, less what decode instances had in their own prefix cache."""
     decode = [engine for engine in engines.values() if engine["role"] == "decode"]
     sizes = {(engine.get("block_size"), engine.get("cache_dtype")) for engine in decode}
     block, dtype = sizes.pop() if len(sizes) == 1 else (None, None)
     blocks = (client.get("prompt_blocks") or {}).get(str(block))
     moved, hits = total_of(decode, "nixl_bytes"), total_of(decode, "prefix_cache_hits")
-    each = asked.kv.bytes_per_token(dtype) if asked.kv else None
+    each = demand.kv.bytes_per_token(dtype) if demand.kv else None
     evidence = {"moved": moved, "bytes_per_token": each, "block_size": block, "blocks": blocks, "cache_dtype": dtype}
     unknown = [
-        "no KV moves by NIXL in this arm" if not asked.nixl else "",
-        asked.kv.unknown if asked.kv else "the model's KV size is unknown",
+        "no KV moves by NIXL in this arm" if not demand.nixl else "",
+        demand.kv.unknown if demand.kv else "the model's KV size is unknown",
         f"the cache's dtype {dtype} is unknown" if each is None else "",
         "the engines do not tell one block size" if block is None else "",
         f"the client does not tell the prompts' lengths in blocks of {block}" if blocks is None else "",
         "bytes moved are unknown" if moved is None else "",
-        "not every request was answered" if client.get("completed") != asked.num_prompts else "",
+        "not every request was answered" if client.get("completed") != demand.num_prompts else "",
     ]
     if why := next(filter(None, unknown), None):
         return Check("kv_bytes", None, why, evidence)
@@ -138,22 +138,22 @@ def kv_bytes(client: Mapping[str, Any], engines: Mapping[str, Any], asked: Asked
     return Check("kv_bytes", right, said, {**evidence, "expected": expected, "tokens_apart": apart, "decode_hits": hits})
 
 
-def transport_used(used: Mapping[str, Any] | None, asked: Asked, wrong: Sequence[str]) -> Check:
+def transport_used(used: Mapping[str, Any] | None, demand: Demand, wrong: Sequence[str]) -> Check:
     kinds = (used or {}).get("kinds")
-    evidence = {"asked": asked.transport, "kinds": kinds}
+    evidence = {"asked": demand.transport, "kinds": kinds}
     if wrong:
         return Check("transport", False, "; ".join(wrong), evidence)
-    if not asked.nixl:
+    if not demand.nixl:
         return Check("transport", None, "no KV moves by NIXL in this arm", evidence)
     if kinds is None:
         return Check("transport", None, "the engines do not tell what they fetched KV over, and any will do", evidence)
     return Check("transport", True, f"KV went over {', '.join(kinds)}", evidence)
 
 
-def prefix_cache(engines: Mapping[str, Any], asked: Asked) -> Check:
+def prefix_cache(engines: Mapping[str, Any], demand: Demand) -> Check:
     """The hit rate of the instances that compute prompts; where none is expected those that decode must not hit either. Less than
     expected is no fault: each instance computes each prefix once itself, and the more of them, the fewer hits."""
-    expected = asked.prefix_hit_rate
+    expected = demand.prefix_hit_rate
     asks = [e for e in engines.values() if not expected or e["role"] != "decode"]
     queries, hits = total_of(asks, "prefix_cache_queries"), total_of(asks, "prefix_cache_hits")
     rate = hits / queries if queries and hits is not None else (0.0 if queries == 0 else None)
@@ -172,17 +172,17 @@ def prefix_cache(engines: Mapping[str, Any], asked: Asked) -> Check:
     return Check("prefix_cache", right, told + ("" if right else wrong), evidence)
 
 
-def workers(engines: Mapping[str, Any], router: Mapping[str, Any] | None, asked: Asked) -> Check:
+def workers(engines: Mapping[str, Any], router: Mapping[str, Any] | None, demand: Demand) -> Check:
     """Requests of each instance, as it counted them, against an equal share among those of its role."""
     by_role: dict[str, dict[str, float | None]] = {}
     for name, engine in engines.items():
         by_role.setdefault(engine["role"], {})[name] = engine.get("requests")
-    evidence = {"requests": by_role, "router": router, "policies": dict(asked.policies)}
+    evidence = {"requests": by_role, "router": router, "policies": dict(demand.policies)}
     if not any(len(counts) > 1 for counts in by_role.values()):
         return Check("workers", True, "one instance of each role", evidence)
     if None in [count for counts in by_role.values() for count in counts.values()]:
         return Check("workers", None, "an instance does not tell how many requests it had", evidence)
-    wrong = [text for role, counts in by_role.items() for text in _lopsided(role, counts, asked.policies.get(role, ""))]
+    wrong = [text for role, counts in by_role.items() for text in _lopsided(role, counts, demand.policies.get(role, ""))]
     return Check("workers", not wrong, "; ".join(wrong) or "every instance had its share of the requests", evidence)
 
 
@@ -207,17 +207,17 @@ def preemptions(client: Mapping[str, Any], totals: Mapping[str, Any]) -> Check:
     return Check("preemptions", few, f"{thrown:g} preemptions in {done} requests{why}", evidence)
 
 
-def clocks(gpus: Mapping[str, Any] | None, client: Mapping[str, Any], asked: Asked) -> Check:
-    """`gpus`: node → each GPU's state before and after the point, from node.gpus.during; None where nothing could be read."""
-    if not asked.gpus:
+def clocks(gpus: Mapping[str, Any] | None, client: Mapping[str, Any], demand: Demand) -> Check:
+    """`gpus`: node → each GPU's state before and after the point, from states_during; None where nothing could be read."""
+    if not demand.gpus:
         return Check("clocks", None, "no GPU")
     if not gpus or not all(gpus.values()):
         missing = [node for node, states in (gpus or {}).items() if not states]
         return Check("clocks", None, f"nvidia-smi does not tell{' on ' + ', '.join(missing) if missing else ''}", {"gpus": gpus})
-    wrong = [f"{node}: {text}" for node, states in gpus.items() for text in throttled(states, client.get("duration"))]
+    wrong = [f"{node}: {text}" for node, states in gpus.items() for text in slowdowns(states, client.get("duration"))]
     return Check("clocks", not wrong, "; ".join(wrong) or "no GPU was slowed by heat or its power supply", {"gpus": gpus})
 
 
-def _open_loop_rate(asked: Asked) -> float | None:
+def _open_loop_rate(demand: Demand) -> float | None:
     """The rate at which requests had to go out whatever came back."""
-    return asked.request_rate if asked.even and not asked.max_concurrency else None
+    return demand.request_rate if demand.even and not demand.max_concurrency else None

@@ -199,7 +199,7 @@ def _volume(mount: Mount) -> str:
 
 def _fstab(path: str) -> str:
     """As fstab(5) has it: what would part the fields becomes its octal code."""
-    return re.sub(r"[\s\\]", lambda found: f"\\{ord(found[0]):03o}", path)
+    return re.sub(r"[\s\\]", lambda match: f"\\{ord(match[0]):03o}", path)
 
 
 # What follows looks at the node that it runs on.
@@ -225,8 +225,8 @@ def remove_containers(runtime: Runtime, run: str) -> tuple[str, ...]:
         if ids:
             _output(remove_command(runtime, ids))
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        raise PreflightError([f"containers of run {run} cannot be removed: {str(said).strip()}"]) from error
+        message = getattr(error, "stderr", None) or error
+        raise PreflightError([f"containers of run {run} cannot be removed: {str(message).strip()}"]) from error
     return ids
 
 

@@ -1,8 +1,8 @@
-"""Looks around inside the engine's environment, in its container if it has one, and prints what it found, one JSON line a part.
+"""Reads the engine's environment from within, in its container if it has one, and prints facts, one JSON line a part.
 
     python3 -c "$(cat engine_probe.py)" '{"packages": […], "model": PATH, "connectors": true, "backends": ["UCX"]}'
 
-Facts only; pdslurm/node/check.py judges them. NIXL comes last, for it may take the process with it. This file stands alone: it
+Facts only; pdslurm/node/node_check.py judges them. NIXL comes last, for it may take the process with it. This file stands alone: it
 travels as an argument, so that no container has to mount it, and runs with any Python from 3.8."""
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ UCX_LINE = re.compile(
 )  # [1795249736.977611] [vm:5751 :0] ucp_context.c:1770 UCX  ERROR no …
 
 
-def say(part: str, found: Any) -> None:
-    print(MARK + json.dumps({part: found}), flush=True)
+def print_part(part: str, value: Any) -> None:
+    print(MARK + json.dumps({part: value}), flush=True)
 
 
 def versions(packages: list[str]) -> dict[str, str | None]:
@@ -139,12 +139,12 @@ def nixl(backends: list[str]) -> dict[str, Any]:
 
     found = {}
     for backend in backends:
-        error, said = heard(lambda name=backend: load(name))  # type: ignore[misc]
-        found[backend] = {"error": error, "said": reasons(said)}
+        error, log = captured(lambda name=backend: load(name))  # type: ignore[misc]
+        found[backend] = {"error": error, "said": reasons(log)}
     return {"error": None, "plugins": plugins, "backends": found}
 
 
-def heard(attempt: Callable[[], None]) -> tuple[str | None, str]:
+def captured(attempt: Callable[[], None]) -> tuple[str | None, str]:
     """The exception of `attempt`, and all it printed. Native code writes to the descriptors: UCX to 1, NIXL to 2."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -166,7 +166,7 @@ def heard(attempt: Callable[[], None]) -> tuple[str | None, str]:
 
 
 def reasons(log: str) -> list[str]:
-    """What NIXL and UCX said about a failure, without times, files and lines; a missing library is named at level INFO."""
+    """What NIXL and UCX print about a failure, without times, files and lines; a missing library is named at level INFO."""
     kept: list[str] = []
     for line in log.splitlines():
         found = UCX_LINE.match(line) or NIXL_LINE.match(line)
@@ -175,16 +175,16 @@ def reasons(log: str) -> list[str]:
     return list(dict.fromkeys(kept))[:4]
 
 
-def main(asked: dict[str, Any]) -> None:
-    say("versions", versions(asked["packages"]))
-    say("limits", limits())
-    say("devices", devices())
-    say("shm_free", shared_memory())
-    say("model", model(asked["model"]))
-    if asked["connectors"]:
-        say("connectors", connectors())
-    if asked["backends"]:
-        say("nixl", nixl(asked["backends"]))
+def main(wanted: dict[str, Any]) -> None:
+    print_part("versions", versions(wanted["packages"]))
+    print_part("limits", limits())
+    print_part("devices", devices())
+    print_part("shm_free", shared_memory())
+    print_part("model", model(wanted["model"]))
+    if wanted["connectors"]:
+        print_part("connectors", connectors())
+    if wanted["backends"]:
+        print_part("nixl", nixl(wanted["backends"]))
     sys.stdout.flush()
     os._exit(0)  # NIXL's threads may hang at an ordinary exit
 

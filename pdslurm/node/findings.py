@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pdslurm.config import Config, Device, Transport, arms_of
-from pdslurm.node import gpus
-from pdslurm.node.parallel_commands import Answer
+from pdslurm.node import gpu_states, gpus
+from pdslurm.node.parallel_commands import CommandResult
 from pdslurm.plan.commands import CONNECTORS
+from pdslurm.records import command_line
 
 GIB = 2**30
 MEMLOCK_GIB = (
@@ -44,7 +45,7 @@ def kv_connectors(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(CONNECTORS.get(name, name) for name in names))
 
 
-def rdma_asked(config: Config) -> list[str]:
+def rdma_fields(config: Config) -> list[str]:
     """The fields that ask for RDMA between engines, as `field=value`."""
     backends, env = nixl_backends(config), {**config.cluster.env, **config.runtime.env}
     if not backends:
@@ -62,7 +63,7 @@ def rdma_asked(config: Config) -> list[str]:
 # --- what is wrong
 
 
-def programs(config: Config) -> Iterator[str]:
+def missing_programs(config: Config) -> Iterator[str]:
     """The commands of the engine's environment that are not on this node."""
     for name in ("vllm", "router", "python"):
         command = getattr(config.runtime, name)
@@ -73,33 +74,34 @@ def programs(config: Config) -> Iterator[str]:
 
 
 def gpu_findings(
-    config: Config, needs: int, answers: Mapping[str, Answer], owner: gpus.Owner, given: str | None
+    config: Config, needs: int, results: Mapping[str, CommandResult], owner: gpus.Owner, visible_devices: str | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Enough GPUs for everything that the plan puts here, and nobody else on them."""
     cluster = config.cluster
     if cluster.device is not Device.cuda:
         return [], {}
-    if "gpus" not in answers:
+    if "gpus" not in results:
         no_program = f"needs {needs} GPUs, and this machine has no nvidia-smi; without GPUs use cluster=laptop"
         return [f"cluster={cluster.name}: {no_program}"], {}
     try:
-        there = gpus.gpus_in(answers["gpus"].out if answers["gpus"].code == 0 else answers["gpus"].why)
-        apps = gpus.processes_in(answers["apps"].out if answers["apps"].code == 0 else answers["apps"].why)
+        there = gpus.parse_gpus(results["gpus"].out if results["gpus"].code == 0 else results["gpus"].why)
+        apps = gpus.parse_processes(results["apps"].out if results["apps"].code == 0 else results["apps"].why)
     except ValueError as error:
         return [f"nvidia-smi: {error}; the driver or a GPU is out of order, use another node and tell the administrator"], {}
-    chosen = gpus.chosen(there, needs, given)
-    findings = list(gpus.busy(chosen, apps, owner))
+    chosen = gpus.select_gpus(there, needs, visible_devices)
+    findings = list(gpus.busy_findings(chosen, apps, owner))
     if len(chosen) < needs:
-        slurm = f", of which this job was given {given}" if given else ""
+        slurm = f", of which this job was given {visible_devices}" if visible_devices else ""
         findings.insert(0, f"cluster={cluster.name}: needs {needs} GPUs, and this machine has {len(there)}{slurm}")
-    return findings, gpus.facts(there, gpus.states_in(answers["states"].out if answers["states"].code == 0 else ""))
+    states = gpu_states.parse_states(results["states"].out if results["states"].code == 0 else "")
+    return findings, gpus.gpu_facts(there, states)
 
 
-def engine_findings(config: Config, probe: Mapping[str, Any], answer: Answer) -> Iterator[str]:
+def engine_findings(config: Config, probe: Mapping[str, Any], result: CommandResult) -> Iterator[str]:
     """Whether the engine's environment has what the plan needs, and NIXL really works in it."""
     python = f"runtime.python={shlex.join(config.runtime.python)}"
     if "versions" not in probe:
-        yield f"{python}: does not run ({answer.why})"
+        yield f"{python}: does not run ({result.why})"
         return
     if probe["versions"].get("vllm") is None:
         yield f"{python}: vLLM is not installed there; run `make setup`, or set PDSLURM_ENGINE"
@@ -108,35 +110,35 @@ def engine_findings(config: Config, probe: Mapping[str, Any], answer: Answer) ->
         if known and name not in known:
             yield f"topology.kv.connector={name}: this vLLM has no such connector; use nixl or one of {', '.join(known)}"
     if backends := nixl_backends(config):
-        nixl = probe.get("nixl") or {"error": f"NIXL took the process with it, {answer.why}", "backends": {}, "plugins": []}
+        nixl = probe.get("nixl") or {"error": f"NIXL took the process with it, {result.why}", "backends": {}, "plugins": []}
         if nixl["error"]:
             yield f"{python}: NIXL cannot be used there ({nixl['error']}); install nixl and nixl-cu12 or nixl-cu13 for its CUDA"
         for name in backends:
             yield from backend_findings(name, nixl["backends"].get(name) or {}, nixl["plugins"])
 
 
-def router_findings(config: Config, answer: Answer) -> Iterator[str]:
-    """Whether the router's program runs at all; `answer` is to its --help."""
-    if answer.code != 0:
-        yield f"runtime.router={shlex.join(config.runtime.router)}: does not run ({answer.why})"
+def router_findings(config: Config, result: CommandResult) -> Iterator[str]:
+    """Whether the router's program runs at all; `result` is that of its --help."""
+    if result.code != 0:
+        yield f"runtime.router={shlex.join(config.runtime.router)}: does not run ({result.why})"
 
 
-def backend_findings(name: str, found: Mapping[str, Any], plugins: Sequence[str]) -> Iterator[str]:
+def backend_findings(name: str, backend: Mapping[str, Any], plugins: Sequence[str]) -> Iterator[str]:
     """A back end that does not start, or UCX without a network device or RDMA transport that it was told to use."""
-    said = found.get("said", [])
-    if found.get("error"):
+    lines = backend.get("said", [])
+    if backend.get("error"):
         known = "" if name in plugins else f"; this NIXL has {', '.join(plugins)}"
-        yield f"cluster.kv_backends={name}: NIXL cannot start it: {'; '.join([*said, found['error']])}{known}"
+        yield f"cluster.kv_backends={name}: NIXL cannot start it: {'; '.join([*lines, backend['error']])}{known}"
         return
-    for line in said:
+    for line in lines:
         named = set(line.partition(" not available")[0].replace("'", " ").replace(",", " ").split())
         if line.startswith("network device") or (line.startswith("transport") and named & RDMA_TRANSPORTS):
             yield f"cluster.kv_backends={name}: UCX would do without what it was told to use: {line}"
 
 
-def fabric_findings(asked: Sequence[str], devices: Mapping[str, bool], config: Config) -> Iterator[str]:
+def fabric_findings(fields: Sequence[str], devices: Mapping[str, bool], config: Config) -> Iterator[str]:
     """RDMA's device files, as the engines will see them."""
-    env, why = {**config.cluster.env, **config.runtime.env}, ", ".join(asked)
+    env, why = {**config.cluster.env, **config.runtime.env}, ", ".join(fields)
     verbs = [path for path in devices if "uverbs" in path]
     if not verbs:
         yield f"{why}: asks for RDMA, and there is no /dev/infiniband/uverbs*; load the driver (efa, mlx5_ib), or choose TCP"
@@ -147,13 +149,13 @@ def fabric_findings(asked: Sequence[str], devices: Mapping[str, bool], config: C
             yield f"{path}: {why} asks for RDMA, and this user may not open it; give it mode 0666"
 
 
-def memlock_findings(asked: Sequence[str], limits: Mapping[str, Any]) -> Iterator[str]:
+def memlock_findings(fields: Sequence[str], limits: Mapping[str, Any]) -> Iterator[str]:
     """The limit on locked memory, which RDMA needs to register buffers. CAP_IPC_LOCK passes over it."""
     if limits["memlock"] is None or limits["ipc_lock"] or limits["memlock"] >= MEMLOCK_GIB * GIB:
         return
     yield (
-        f"memlock={limits['memlock'] // 1024} KiB (ulimit -l): {', '.join(asked)} asks for RDMA, which needs unlimited or at least "
-        f"{MEMLOCK_GIB:g} GiB; set LimitMEMLOCK=infinity for slurmd and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf"
+        f"memlock={limits['memlock'] // 1024} KiB (ulimit -l): {', '.join(fields)} asks for RDMA, which needs unlimited or at "
+        f"least {MEMLOCK_GIB:g} GiB; set LimitMEMLOCK=infinity for slurmd and PropagateResourceLimitsExcept=MEMLOCK in slurm.conf"
     )
 
 
@@ -172,24 +174,24 @@ def disk_findings(free: Mapping[str, int], read_only: Sequence[str], shm_free: i
         )
 
 
-def model_findings(config: Config, found: Mapping[str, Any] | None) -> Iterator[str]:
+def model_findings(config: Config, model: Mapping[str, Any] | None) -> Iterator[str]:
     """The model as this node's engines will find it."""
-    if not found:
+    if not model:
         return
     path, where = config.model.path, f"model.path={config.model.path}"
-    if not found["folder"]:
+    if not model["folder"]:
         if path.startswith(("/", ".", "~")) or config.model.make:
             yield f"{where}: no such folder on this node; it has to be there under this path on every node"
-        elif found["offline"] and not found["cached"]:
-            yield f"{where}: no folder on this node, nor in {found['cache']}, and HF_HUB_OFFLINE is set; download it first"
+        elif model["offline"] and not model["cached"]:
+            yield f"{where}: no folder on this node, nor in {model['cache']}, and HF_HUB_OFFLINE is set; download it first"
         return
-    if found["error"]:
-        yield f"{where}: config.json there cannot be read on this node ({found['error']})"
+    if model["error"]:
+        yield f"{where}: config.json there cannot be read on this node ({model['error']})"
     if load_format(config) not in WEIGHT_FORMATS:
         return
-    if not found["weights"]:
+    if not model["weights"]:
         yield f"{where}: no weights there (*.safetensors, *.bin, …); copy them, or use model.engine_args.load_format=dummy"
-    for what, names in (("are not there", found["missing"]), ("cannot be read or are empty", found["unreadable"])):
+    for what, names in (("are not there", model["missing"]), ("cannot be read or are empty", model["unreadable"])):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield f"{where}: {', '.join(names[:3])}{more} {what} on this node; copy the model again"
@@ -199,15 +201,15 @@ def load_format(config: Config) -> str | None:
     """--load-format of the engines, None where vLLM decides."""
     value = {**config.cluster.engine_args, **config.model.engine_args}.get("load_format")
     for topology in arms_of(config).values():
-        for flag, after in zip(topology.extra_args, [*topology.extra_args[1:], ""], strict=False):
-            if flag.startswith("--load-format"):
-                value = flag.partition("=")[2] or after
+        for option in command_line.options(topology.extra_args):
+            if option.name.startswith("--load-format"):
+                value = " ".join(option.values)
     return value
 
 
-def clock_offset(sent: float, said: float, received: float) -> tuple[float, float]:
+def clock_offset(sent: float, node_time: float, received: float) -> tuple[float, float]:
     """How far a node's clock is ahead of the driver's, at least and at most, in seconds: it said its time somewhere between."""
-    return said - received, said - sent
+    return node_time - received, node_time - sent
 
 
 def clock_findings(offset: tuple[float, float]) -> Iterator[str]:

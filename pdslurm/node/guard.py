@@ -2,11 +2,11 @@
 
     python3 guard.py STOP_S COMMAND [ARGUMENT …]
 
-Stdin is the leash: its end of file means that the starter died, however it died, or that a container's client was killed while
-the container lives on. TERM and HUP mean stop too: TERM to the command, STOP_S seconds, KILL to every process below, and its shared
-memory and temporary folder are removed. INT kills at once (two TERM are no hurry: Slurm and the starter may both send one). The end
-of one of vLLM's own processes (they bear a title VLLM::…) ends the rest as well: a headless part outlives its EngineCore and has no
-/health that would tell.
+Stdin tells whether the starter lives: its end of file means that the starter died, however it died, or that a container's
+client was killed while the container lives on. TERM and HUP mean stop too: TERM to the command, STOP_S seconds, KILL to every
+process below, and its shared memory and temporary folder are removed. INT kills at once (two TERM are no hurry: Slurm and the
+starter may both send one). The end of one of vLLM's own processes (they bear a title VLLM::…) ends the rest as well: a headless
+part outlives its EngineCore and has no /health that would tell.
 
 An end that nobody asked for is told at once by a line `guard: why` on stderr. Exits with the command's code, 128 + n when signal n
 killed it, or 120 when it ended the command itself. This file stands alone: it runs with any Python from 3.8 of any image."""
@@ -37,13 +37,13 @@ class Guard:
 
     def __init__(self, command: list[str], stop_s: float) -> None:
         self.command, self.stop_s = command, stop_s
-        self.asked = self.hurry = False
+        self.stop_requested = self.hurry = False
         self.codes: dict[int, int] = {}  # pid → exit code of what was reaped
         self.parts: dict[int, str] = {}  # pid → title of vLLM's processes below
         self.dead_since: dict[int, float] = {}
         self.older = set(shared_memory())
         self.mapped: set[int] = set()  # inodes in /dev/shm
-        self.look_again = self.read_maps_again = 1.0
+        self.read_titles_at = self.read_maps_at = 1.0
 
     def run(self) -> int:
         """Starts the command, waits for an end of any kind, and cleans up. Returns the exit code."""
@@ -55,11 +55,11 @@ class Guard:
         self.began = time.monotonic()
         self.pid = start(self.command, self.temp)
         part, orphaned = None, False
-        while part is None and self.code is None and not self.asked and not (orphaned := leash_is_cut(POLL_S)):
+        while part is None and self.code is None and not self.stop_requested and not (orphaned := stdin_is_closed(POLL_S)):
             self._reap()
-            self._look()
+            self._read_parts()
             part = self._dead_part()
-        cause = part or (exit_cause(self.code) if self.code is not None and not self.asked else None)
+        cause = part or (exit_cause(self.code) if self.code is not None and not self.stop_requested else None)
         if cause:  # said before the cleaning up, which may take a minute: whoever watches the log knows it now
             print(PREFIX + cause, file=sys.stderr, flush=True)
         self._stop()
@@ -75,7 +75,7 @@ class Guard:
         return self.codes.get(self.pid)
 
     def _note(self, number: int, _: object) -> None:
-        self.asked = True
+        self.stop_requested = True
         self.hurry = self.hurry or number == signal.SIGINT
 
     def _reap(self) -> None:
@@ -86,20 +86,20 @@ class Guard:
                     return
                 self.codes[pid] = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
-    def _look(self) -> None:
+    def _read_parts(self) -> None:
         """Notes titles and shared memory of what is below, less and less often: it reads a lot of /proc."""
         age = time.monotonic() - self.began
-        if age < self.look_again:
+        if age < self.read_titles_at:
             return
-        self.look_again = age + (1.0 if age < 60.0 else min(60.0, age / 10))  # nothing is measured while engines start
+        self.read_titles_at = age + (1.0 if age < 60.0 else min(60.0, age / 10))  # nothing is measured while engines start
         pids = below(os.getpid())
         for pid in pids:
             title = read(f"/proc/{pid}/cmdline").partition("\0")[0].strip()
             if title.startswith("VLLM::"):
                 self.parts[pid] = title
-        if age < self.read_maps_again:
+        if age < self.read_maps_at:
             return
-        self.read_maps_again = min(3 * age, age + 300.0)  # an engine's maps have thousands of lines
+        self.read_maps_at = min(3 * age, age + 300.0)  # an engine's maps have thousands of lines
         for pid in pids:
             self.mapped |= mapped(pid)
         with contextlib.suppress(OSError), open(os.path.join(self.temp, NOTE), "w") as note:
@@ -115,8 +115,8 @@ class Guard:
 
     def _stop(self) -> None:
         """TERM, wait, KILL again and again (what was being forked is found the next time), clean up."""
-        self.look_again = self.read_maps_again = 0.0
-        self._look()
+        self.read_titles_at = self.read_maps_at = 0.0
+        self._read_parts()
         if self.code is None:
             kill_group(self.pid)
         else:
@@ -168,7 +168,7 @@ def start(command: list[str], temp: str) -> int:
         os._exit(OWN_EXIT)
 
 
-def leash_is_cut(seconds: float) -> bool:
+def stdin_is_closed(seconds: float) -> bool:
     """Waits up to `seconds`; whether stdin is at its end."""
     try:
         ready, _, _ = select.select([0], [], [], seconds)

@@ -1,4 +1,4 @@
-"""Which image a node has, by ID and not by tag: loads or pulls what is missing, on the node itself.
+"""From runtime.image to the image that this node has, by ID and not by tag: loads or pulls here what is missing.
 
 An ID is docker's and podman's own. A tarball carries the ID of what it loads as, so that a changed tarball under the same name is
 loaded again. A .sif or .sqsh is used where it lies, and its ID comes from its head."""
@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +33,21 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A command that ended."""
+class CommandOutput:
+    """What a command printed that has ended."""
 
     code: int
     out: str
     err: str
 
 
-Execute = Callable[[Sequence[str], Path | None], Done]
+RunCommand = Callable[[Sequence[str], Path | None], CommandOutput]
 
 
-def ensure_image(runtime: Runtime, *, node: str, run: Execute | None = None) -> Image:
+def ensure_image(runtime: Runtime, *, node: str, run: RunCommand | None = None) -> Image:
     """The image of this node, loaded or pulled where it was missing. `node` is for messages. Raises PreflightError with one line
     that names node and image and says what to do."""
-    run = run or execute
+    run = run or run_command
     image = str(runtime.image)
     try:
         if runtime.kind in (RuntimeKind.docker, RuntimeKind.podman):
@@ -61,17 +61,6 @@ def ensure_image(runtime: Runtime, *, node: str, run: Execute | None = None) -> 
     except (OSError, subprocess.SubprocessError, tarfile.TarError, ValueError) as error:
         raise PreflightError([f"{node}: runtime.image={image}: {error}"]) from error
     return found
-
-
-def unequal(image: str, ids: Mapping[str, str]) -> list[str]:
-    """What is wrong when nodes hold different images under one name; `ids` are by node."""
-    nodes: dict[str, list[str]] = {}
-    for node, found in ids.items():
-        nodes.setdefault(found, []).append(node)
-    if len(nodes) < 2:
-        return []
-    which = "; ".join(f"{', '.join(names)}: {found}" for found, names in nodes.items())
-    return [f"runtime.image={image}: not the same on all nodes ({which}); give it by digest, name@sha256:…, or as a tarball"]
 
 
 def tarball_ids(path: Path) -> tuple[str, ...]:
@@ -108,52 +97,55 @@ def file_id(path: Path) -> str:
         return f"head:{hashlib.sha256(file.read(HEAD_BYTES) + str(size).encode()).hexdigest()}"
 
 
-def _in_store(runtime: Runtime, image: str, run: Execute) -> Image:
+def _in_store(runtime: Runtime, image: str, run: RunCommand) -> Image:
     """docker and podman: what the store on this node has, after a load or pull if need be."""
     program = runtime.program or [runtime.kind.value]
     wanted = tarball_ids(Path(image)) if is_path(image) else (image,)
     if found := _inspect(program, wanted, run):
         return found
     if not is_path(image):
-        _must(run([*program, "pull", "--quiet", image], None), "cannot be pulled; load it on the nodes, or give a tarball's path")
+        pulled = run([*program, "pull", "--quiet", image], None)
+        _raise_if_failed(pulled, "cannot be pulled; load it on the nodes, or give a tarball's path")
     elif runtime.kind is RuntimeKind.podman and _is_gzip(Path(image)):  # which `podman load` of 4.3 does not unpack
-        _must(run([*program, "load", "--quiet"], Path(image)), "cannot be loaded")
+        _raise_if_failed(run([*program, "load", "--quiet"], Path(image)), "cannot be loaded")
     else:
-        _must(run([*program, "load", "--quiet", "--input", image], None), "cannot be loaded")
+        _raise_if_failed(run([*program, "load", "--quiet", "--input", image], None), "cannot be loaded")
     if found := _inspect(program, wanted, run):
         return found
     raise ValueError(f"was loaded, but there is no image {wanted[0]} then; save the tarball again")
 
 
-def _inspect(program: Sequence[str], names: Sequence[str], run: Execute) -> Image | None:
+def _inspect(program: Sequence[str], names: Sequence[str], run: RunCommand) -> Image | None:
     """The first of these images that the store has. Raises ValueError when the store cannot be asked."""
     for name in names:
         done = run([*program, "image", "inspect", "--format", "{{.Id}}", name], None)
         if done.code == 0:
             found = f"sha256:{done.out.strip().removeprefix('sha256:')}"  # podman leaves the prefix out
             return Image(found, found)
-        said = done.err.lower()
-        if "no such image" not in said and "not known" not in said:
-            _must(done, f"`{shlex.join(program)}` cannot be asked on this node; is it running, and may this user use it?")
+        error = done.err.lower()
+        if "no such image" not in error and "not known" not in error:
+            _raise_if_failed(
+                done, f"`{shlex.join(program)}` cannot be asked on this node; is it running, and may this user use it?"
+            )
     return None
 
 
-def _enroot(runtime: Runtime, path: Path, run: Execute) -> Image:
+def _enroot(runtime: Runtime, path: Path, run: RunCommand) -> Image:
     """enroot: a root folder unpacked from the .sqsh, named after its ID, once for each node and user."""
     program = runtime.program or ["enroot"]
     found = file_id(path)
     name = f"pdslurm-{found.removeprefix('head:')[:16]}"
     listed = run([*program, "list"], None)
-    _must(listed, "enroot does not run on this node")
+    _raise_if_failed(listed, "enroot does not run on this node")
     if name not in listed.out.split():
-        _must(run([*program, "create", "--name", name, str(path)], None), "cannot be unpacked")
+        _raise_if_failed(run([*program, "create", "--name", name, str(path)], None), "cannot be unpacked")
     return Image(found, name)
 
 
-def _must(done: Done, otherwise: str) -> None:
+def _raise_if_failed(done: CommandOutput, problem: str) -> None:
     if done.code != 0:
-        said = (done.err.strip() or done.out.strip()).splitlines()[-1:] or [f"exit code {done.code}"]
-        raise ValueError(f"{otherwise} ({said[0]})")
+        last = (done.err.strip() or done.out.strip()).splitlines()[-1:] or [f"exit code {done.code}"]
+        raise ValueError(f"{problem} ({last[0]})")
 
 
 def _is_gzip(path: Path) -> bool:
@@ -161,13 +153,13 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def execute(command: Sequence[str], unpack: Path | None) -> Done:
+def run_command(command: Sequence[str], unpack: Path | None) -> CommandOutput:
     """Runs a command to its end; `unpack` is a .gz file whose content becomes its stdin."""
     source = subprocess.Popen(["gzip", "--decompress", "--stdout", unpack], stdout=subprocess.PIPE) if unpack else None
     try:
         stdin = source.stdout if source else subprocess.DEVNULL
         done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
-        return Done(done.returncode, done.stdout, done.stderr)
+        return CommandOutput(done.returncode, done.stdout, done.stderr)
     finally:
         if source:
             source.kill()  # it has ended by itself unless the command failed

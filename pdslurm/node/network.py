@@ -1,4 +1,4 @@
-"""Which of a node's addresses a run uses: named by interface or CIDR, else the one that leads to the driver."""
+"""From a node's addresses to the one that a run uses: named by interface or CIDR, else the one that leads to the driver."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pdslurm.plan.deployment import Host
 
 def addresses() -> list[tuple[str, str]]:
     """(interface, IPv4 address) of this node, in the kernel's order."""
-    found = psutil.net_if_addrs()
-    return [(name, each.address) for name, all_of_it in found.items() for each in all_of_it if each.family == socket.AF_INET]
+    interfaces = psutil.net_if_addrs()
+    return [(name, each.address) for name, of_it in interfaces.items() for each in of_it if each.family == socket.AF_INET]
 
 
-def choose(
+def choose_host(
     interface: str | None, cidr: str | None, reached_by: str, here: list[tuple[str, str]] | None = None, node: str | None = None
 ) -> Host:
     """This node's address: the first that fits `interface` and `cidr`, or `reached_by` where neither is given. Raises
@@ -35,12 +35,12 @@ def choose(
     ]
     if fits:
         return Host(node, fits[0][1], fits[0][0])
-    asked = ", ".join(f"cluster.network.{k}={v}" for k, v in (("interface", interface), ("cidr", cidr)) if v)
+    wanted = ", ".join(f"cluster.network.{k}={v}" for k, v in (("interface", interface), ("cidr", cidr)) if v)
     there = ", ".join(f"{name} {address}" for name, address in here) or "no IPv4 address at all"
-    raise PreflightError([f"{asked or 'the address ' + reached_by}: nothing on {node} fits; it has {there}"])
+    raise PreflightError([f"{wanted or 'the address ' + reached_by}: nothing on {node} fits; it has {there}"])
 
 
-def leading_to(other: str) -> str:
+def address_towards(other: str) -> str:
     """This machine's address on the way to host `other`; sends nothing. Raises OSError for a name that does not resolve."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((other, 9))

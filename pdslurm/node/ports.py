@@ -1,4 +1,4 @@
-"""Which ports of this machine a run may use: those that nobody listens on and no other run has taken for itself."""
+"""From the ports that a run wants to those that it may use: nobody listens on them, and no other run has reserved them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterable
 
 
-class HeldPorts:
+class ReservedPorts:
     """Ports that this run speaks for. An engine listens half a minute after its port was found free; until then another run must
     pass it over. The claim is an abstract Unix socket by the port's name: it has the scope of a port, the network namespace, and
     the kernel drops it when the process ends, however it ends. As a context manager it lets all go at the end."""
@@ -14,7 +14,7 @@ class HeldPorts:
     def __init__(self) -> None:
         self.claims: dict[int, socket.socket] = {}
 
-    def __enter__(self) -> HeldPorts:
+    def __enter__(self) -> ReservedPorts:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -22,11 +22,11 @@ class HeldPorts:
             claim.close()
         self.claims.clear()
 
-    def missing(self, wanted: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Those of `wanted` (address, port) that are not ours to have; the others are held."""
-        return {(host, port) for host, port in wanted if not self.hold(host, port)}
+    def reserve_all(self, wanted: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of `wanted` (address, port) that are not ours to have; the others are reserved."""
+        return {(host, port) for host, port in wanted if not self.reserve(host, port)}
 
-    def hold(self, host: str, port: int) -> bool:
+    def reserve(self, host: str, port: int) -> bool:
         """Whether the port is free and ours from now on."""
         if not is_free(host, port):
             return False

@@ -1,6 +1,6 @@
-"""Before any engine starts: is everything there that the plan needs on this machine, does the engine know every option in it?
+"""From a plan to a deployment on free ports whose every option the engine knows, or to all that is wrong, before any engine starts.
 
-What is looked at on a node is pdslurm/node/check.py's."""
+What is checked on a node is pdslurm/node/node_check.py's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pdslurm.config import Config
 from pdslurm.errors import ConfigError, PreflightError
-from pdslurm.node.check import Report, check_node
 from pdslurm.node.engine_env import EngineEnv
-from pdslurm.node.ports import HeldPorts
-from pdslurm.node.report_table import reports_text
+from pdslurm.node.node_check import NodeReport, check_node
+from pdslurm.node.node_table import format_table
+from pdslurm.node.ports import ReservedPorts
 from pdslurm.plan.deployment import Deployment, Host, Process, bind
 from pdslurm.plan.plan import Plan
+from pdslurm.records import command_line
 from pdslurm.records.measurement import content_key
 from pdslurm.records.whole_file import write_json
 
@@ -28,17 +29,19 @@ HELP_TIMEOUT_S = 300.0  # vLLM imports torch before it prints its help: 12 s her
 Options = Mapping[str, frozenset[str]]  # engine, router → the long and short options that it knows
 
 
-def preflight(plan: Plan, engine_env: EngineEnv, cache: Path, run_dir: Path, ports: HeldPorts) -> tuple[Deployment, Report]:
-    """Checks this machine, binds the plan to its free ports, which `ports` then holds, and looks every option up. Raises
+def check_and_bind(
+    plan: Plan, engine_env: EngineEnv, cache: Path, run_dir: Path, ports: ReservedPorts
+) -> tuple[Deployment, NodeReport]:
+    """Checks this machine, binds the plan to its free ports, which `ports` then reserves, and looks every option up. Raises
     PreflightError with all findings.
 
-    Returns the deployment and what was seen. `cache` keeps what an engine version's --help said (15 s to ask)."""
+    Returns the deployment and the report of this machine. `cache` keeps what an engine version's --help said (15 s to ask)."""
     report = check_node(plan.config, plan.gpus, engine_env, run_dir=run_dir)
     deployment = bind_checked(
         plan,
         report.findings,
         report.versions,
-        bind=lambda: bind_free(plan, ports.missing),
+        bind=lambda: bind_free(plan, ports.reserve_all),
         options=lambda: known_options(plan.config, report.versions, cache, engine_env),
         reports={platform.node(): report},
     )
@@ -52,7 +55,7 @@ def bind_checked(
     *,
     bind: Callable[[], Deployment],
     options: Callable[[], Options],
-    reports: Mapping[str, Report],
+    reports: Mapping[str, NodeReport],
 ) -> Deployment:
     """The plan on free ports, with every option looked up; goes on after a finding, so that all are told at once. Raises
     PreflightError with what the nodes' checks found and what is found here; where only the preflight was asked for, it has printed
@@ -61,13 +64,13 @@ def bind_checked(
     try:
         deployment = bind()
         if versions:
-            findings += unknown_in(deployment, options())
+            findings += option_findings(deployment, options())
     except PreflightError as error:
         findings += error.findings
     except ConfigError as error:
         findings += error.problems
     if plan.config.launcher.only_preflight:
-        print(reports_text(reports), flush=True)
+        print(format_table(reports), flush=True)
     if findings or not deployment:
         raise PreflightError(findings)
     return deployment
@@ -81,13 +84,15 @@ def processes_of(deployment: Deployment) -> Iterator[Process]:
             yield from arm.routers
 
 
-def bind_free(plan: Plan, hold: Callable[[set[tuple[str, int]]], set[tuple[str, int]]], hosts: Sequence[Host] = ()) -> Deployment:
-    """Binds the plan, passing over ports that somebody listens on or another run holds: `hold` takes (address, port) pairs for this
-    run and returns those that it could not get. Raises ConfigError when the ranges are full."""
+def bind_free(
+    plan: Plan, reserve: Callable[[set[tuple[str, int]]], set[tuple[str, int]]], hosts: Sequence[Host] = ()
+) -> Deployment:
+    """Binds the plan, passing over ports that somebody listens on or another run has reserved: `reserve` takes (address, port)
+    pairs for this run and returns those that it could not get. Raises ConfigError when the ranges are full."""
     taken: set[tuple[str, int]] = set()
     while True:
         deployment = bind(plan, hosts, taken)
-        clashes = hold({(p.host, port) for p in processes_of(deployment) for port in ports_of(p)})
+        clashes = reserve({(p.host, port) for p in processes_of(deployment) for port in ports_of(p)})
         if not clashes:
             return deployment
         taken |= clashes
@@ -109,7 +114,7 @@ def known_options(config: Config, versions: Mapping[str, str | None], cache: Pat
         return {kind: frozenset(names) for kind, names in json.loads(file.read_text()).items()}
     env = {**config.cluster.env, **config.runtime.env, "COLUMNS": "200"}
 
-    def ask(command: list[str]) -> str:
+    def help_of(command: list[str]) -> str:
         try:
             with tempfile.TemporaryDirectory(prefix="pdslurm-") as temp:  # importing torch may leave its cache folder there
                 own = {**env, "TMPDIR": temp} if engine_env.is_bare else env
@@ -124,7 +129,7 @@ def known_options(config: Config, versions: Mapping[str, str | None], cache: Pat
         return done.stdout
 
     # in turn and in this thread, so that a signal ends the wait and the program with it
-    options = {kind: options_in(ask(command)) for kind, command in commands.items()}
+    options = {kind: options_in(help_of(command)) for kind, command in commands.items()}
     write_json(file, {kind: sorted(names) for kind, names in options.items()})
     return options
 
@@ -134,7 +139,7 @@ def options_in(help_text: str) -> frozenset[str]:
     return frozenset(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", help_text))
 
 
-def unknown_in(deployment: Deployment, options: Options) -> list[str]:
+def option_findings(deployment: Deployment, options: Options) -> list[str]:
     """Findings for every option in the deployment that its program does not know, each once."""
     return list(dict.fromkeys(f for process in processes_of(deployment) for f in unknown_options(process, options)))
 
@@ -152,6 +157,6 @@ def unknown_options(process: Process, options: Options) -> Iterator[str]:
 
 def option_names(argv: Iterable[str]) -> Iterator[str]:
     """`--a=1 --b.c 2 -d` → --a, --b, -d; negative numbers are values."""
-    for arg in argv:
-        if re.match(r"--?[A-Za-z]", arg) and not arg.startswith("-m"):
-            yield re.split(r"[=.]", arg)[0]
+    for option in command_line.options(argv):
+        if re.match(r"--?[A-Za-z]", option.name) and not option.name.startswith("-m"):
+            yield option.name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Processes of a run on this machine: started in sessions of their own under a guard, watched, stopped with nothing left behind."""
+"""From planned processes to running ones on this machine, each in a session of its own under a guard; stopped, nothing is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pdslurm.config import Runtime
 from pdslurm.errors import ProcessDied
-from pdslurm.node import gpus, guard
+from pdslurm.node import gpu_states, guard
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.plan.deployment import Process
 
@@ -35,8 +35,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Running(Started):
-    """One started here; its pid is also its session's id. All but the client run under the guard, which owns their stdin as its
-    leash; the client's stdin and stdout are for talking to it."""
+    """One started here; its pid is also its session's id. All but the client run under the guard, which watches
+    its stdin; the client's stdin and stdout are for talking to it."""
 
     popen: subprocess.Popen[bytes]
     guarded: bool = True
@@ -55,7 +55,7 @@ class Processes(Protocol):
     def died(self, name: str, cause: str) -> ProcessDied: ...
     def by_name(self, name: str) -> Started: ...
     def stop(self, chosen: Iterable[Started]) -> None: ...
-    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]: ...
+    def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]: ...
 
 
 def log_tail(log: Path, lines: int = TAIL_LINES) -> str:
@@ -81,7 +81,7 @@ def exit_cause(code: int) -> str:
     return guard.exit_cause(128 - code if code < 0 else code)
 
 
-def told_by_guard(log: Path) -> str | None:
+def cause_from_guard(log: Path) -> str | None:
     """Why the process ended, from the first of the guard's lines in the last 8 KiB of its log; None while there is none. Asked ten
     times a second while the log grows, beside what is being measured."""
     try:
@@ -190,7 +190,7 @@ class LocalProcesses:
         size = _size(running.log)
         if running.guarded and (code is not None or size != self.log_sizes.get(running.process.name)):
             self.log_sizes[running.process.name] = size
-            if cause := told_by_guard(running.log):
+            if cause := cause_from_guard(running.log):
                 return cause
         return None if code is None else exit_cause(code)
 
@@ -200,10 +200,10 @@ class LocalProcesses:
     def by_name(self, name: str) -> Running:
         return next(r for r in self.running if r.process.name == name)
 
-    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
-        """What pdslurm/node/clocks.py reads of the GPUs of these engines, by host."""
+    def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
+        """The states of the GPUs of these engines, by host."""
         used = {str(gpu) for engine in engines for gpu in engine.gpus}
-        return {"localhost": gpus.read_states(used)}
+        return {"localhost": gpu_states.read_states(used)}
 
     def stop(self, chosen: Iterable[Started]) -> None:
         """TERM to each, which a guard turns into TERM, `stop_s`, KILL for all below it; then KILL to whatever is left."""

@@ -8,16 +8,11 @@ from dataclasses import replace
 
 from pdslurm.config import Config
 from pdslurm.plan.checks.attach import URL, addresses
-from pdslurm.plan.deployment import LOOPBACK, BoundArm, BoundSet, Deployment, Process, bind, client_of
+from pdslurm.plan.deployment import LOOPBACK, BoundArm, BoundSet, Deployment, Process, client_of
 from pdslurm.plan.plan import Arm, InstanceSet, Plan
 
 
-def deployment_of(plan: Plan) -> Deployment:
-    """What a run of this plan measures: the endpoints of `attach` where there are some, else processes on symbolic hosts."""
-    return attach(plan) if plan.config.attach else bind(plan)
-
-
-def attach(plan: Plan) -> Deployment:
+def attached_deployment(plan: Plan) -> Deployment:
     """Every arm by itself, each on its own endpoint of the configuration, which `problems` found in order."""
     sets = tuple(_set(plan.config, instances, arm) for instances in plan.sets for arm in instances.arms)
     return Deployment(plan, sets, client_of(plan.config, LOOPBACK))

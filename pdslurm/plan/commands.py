@@ -12,11 +12,13 @@ from typing import Any
 from pdslurm.config import Config, Device, Kv, KvRole, Router, Topology, Transport, Workload
 from pdslurm.plan.placement import Instance
 from pdslurm.plan.points import Point, typical_lengths
+from pdslurm.records.command_line import options
 
-# Set for engines so that they tell; they change no number, so they stand in no content key. NixlConnector reads (ucp_get).
-UCX_TELLS = {"UCX_PROTO_INFO": "*ucp_get*"}
-LIBFABRIC_TELLS = {"FI_LOG_LEVEL": "info", "FI_LOG_PROV": "core", "FI_LOG_SUBSYS": "core"}
-TELLING = frozenset({*UCX_TELLS, *LIBFABRIC_TELLS})
+# Set for engines so that they log what their KV moves over; no number changes by it, so that these stand in no content key.
+# NixlConnector reads (ucp_get).
+UCX_LOGGING = {"UCX_PROTO_INFO": "*ucp_get*"}
+LIBFABRIC_LOGGING = {"FI_LOG_LEVEL": "info", "FI_LOG_PROV": "core", "FI_LOG_SUBSYS": "core"}
+TRANSPORT_LOGGING = frozenset({*UCX_LOGGING, *LIBFABRIC_LOGGING})
 CONNECTORS = {"nixl": "NixlConnector"}
 KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 # The options set below and the fields that decide them: given again in extra_args they would win over the plan.
@@ -33,11 +35,12 @@ OWN_FLAGS = {
     "-ep": "topology.expert_parallel", "--max-model-len": "model.max_model_len", "--dtype": "model.dtype",
     "--enable-prefix-caching": "workload.prefix_caching",
 }  # fmt: skip
+ROUTER_TIMEOUT = "--request-timeout-secs"
 OWN_ROUTER_FLAGS = {
     "--host": "cluster", "--port": "cluster.ports", "--prometheus-host": "cluster", "--prometheus-port": "cluster.ports",
     "--worker-urls": "topology.route", "--vllm-pd-disaggregation": "topology.prefill", "--prefill": "topology.prefill",
     "--decode": "topology.prefill", "--policy": "topology.router.policy", "--prefill-policy": "topology.router.prefill_policy",
-    "--decode-policy": "topology.router.decode_policy", "--request-timeout-secs": "limits.point_s",
+    "--decode-policy": "topology.router.decode_policy", ROUTER_TIMEOUT: "limits.point_s",
 }  # fmt: skip
 OWN_BENCH_FLAGS = {
     "--base-url": "topology.router", "--host": "cluster", "--port": "cluster.ports", "--model": "model.path",
@@ -136,11 +139,14 @@ def engine_args(config: Config) -> dict[str, Any]:
     return {**first, "enable_prefix_caching": config.workload.prefix_caching, **given}
 
 
-def engine_env(
+def engine_variables(
     config: Config, topology: Topology, instance: Instance, part: int, *, host: str, interface: str | None, side_channel: int
 ) -> dict[str, str]:
     """What an engine's process needs in its environment beside its parent's. `interface`: the one that has the address `host`."""
-    own = {**(interface_env(config, interface) if interface else {}), **(telling_env(config) if topology.moves_by_nixl else {})}
+    own = {
+        **(interface_env(config, interface) if interface else {}),
+        **(transport_logging(config) if topology.moves_by_nixl else {}),
+    }
     env = {**own, **config.cluster.env, **config.runtime.env, "VLLM_HOST_IP": host}
     if config.cluster.device is Device.cuda:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, instance.parts[part].gpus))
@@ -156,10 +162,10 @@ def interface_env(config: Config, interface: str) -> dict[str, str]:
     return env | ({"UCX_NET_DEVICES": interface} if config.cluster.network.transport is Transport.tcp else {})
 
 
-def telling_env(config: Config) -> dict[str, str]:
-    """What makes engines tell which transport their KV moves over (pdslurm/measure/transport.py reads it)."""
+def transport_logging(config: Config) -> dict[str, str]:
+    """What makes engines log which transport their KV moves over; pdslurm/measure/transport.py reads it."""
     backends = config.cluster.kv_backends or ["UCX"]
-    return {**(UCX_TELLS if "UCX" in backends else {}), **(LIBFABRIC_TELLS if "LIBFABRIC" in backends else {})}
+    return {**(UCX_LOGGING if "UCX" in backends else {}), **(LIBFABRIC_LOGGING if "LIBFABRIC" in backends else {})}
 
 
 def router_argv(
@@ -185,7 +191,7 @@ def router_argv(
     else:
         argv += ["--worker-urls", *workers]
     argv += ["--prometheus-host", host, "--prometheus-port", str(metrics_port), "--log-level", "warning"]
-    argv += ["--request-timeout-secs", str(int(config.limits.point_s)), "--disable-retries", "--disable-circuit-breaker"]
+    argv += [ROUTER_TIMEOUT, str(int(config.limits.point_s)), "--disable-retries", "--disable-circuit-breaker"]
     return (*argv, *router.extra_args)
 
 
@@ -204,6 +210,12 @@ def bench_args(config: Config, point: Point, base_url: str) -> tuple[str, ...]:
         args += ["--trust-remote-code"]
     args += [] if w.stream else ["--pdslurm-no-stream"]
     return (*args, *w.extra_args)
+
+
+def with_base_url(args: Sequence[str], base_url: str) -> tuple[str, ...]:
+    """`bench_args` of the same point at another address."""
+    at = args.index("--base-url") + 1
+    return (*args[:at], base_url, *args[at + 1 :])
 
 
 def dataset_args(w: Workload, point: Point) -> list[str]:
@@ -245,11 +257,5 @@ def arrival_args(w: Workload, point: Point) -> list[str]:
 
 def vllm_alone(args: Sequence[str]) -> tuple[str, ...]:
     """`bench_args` as `vllm bench serve` itself takes them: prompts of about the same size, and no end by the clock."""
-    out: list[str] = []
-    skipping = False
-    for arg in args:
-        if arg.startswith("--"):
-            skipping = arg.startswith(OWN_BENCH_PREFIX)
-        if not skipping:
-            out.append(arg)
-    return tuple(out)
+    theirs = (option.words for option in options(args) if not option.name.startswith(OWN_BENCH_PREFIX))
+    return tuple(word for words in theirs for word in words)

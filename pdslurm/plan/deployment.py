@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pdslurm.config import Config, PortRange
@@ -12,6 +13,7 @@ from pdslurm.errors import ConfigError
 from pdslurm.plan import commands
 from pdslurm.plan.placement import Instance
 from pdslurm.plan.plan import Arm, InstanceSet, Plan
+from pdslurm.plan.points import Point
 
 LOOPBACK = "127.0.0.1"
 CLIENT_SCRIPT = Path(__file__).parents[1] / "bench" / "client.py"
@@ -73,6 +75,21 @@ class Deployment:
     plan: Plan
     sets: tuple[BoundSet, ...]
     client: Process
+
+    @property
+    def arms(self) -> tuple[BoundArm, ...]:
+        """The arms of all sets, in their order."""
+        return tuple(arm for bound in self.sets for arm in bound.arms)
+
+    def bench_args(self, arm: BoundArm, point: Point) -> tuple[str, ...]:
+        """The arguments of `vllm bench serve` for a point of an arm, computed once."""
+        if (arm.base_url, point) not in self._bench_args:
+            self._bench_args[arm.base_url, point] = commands.bench_args(self.plan.config, point, arm.base_url)
+        return self._bench_args[arm.base_url, point]
+
+    @cached_property
+    def _bench_args(self) -> dict[tuple[str, Point], tuple[str, ...]]:
+        return {}
 
 
 class _Ports:
@@ -152,7 +169,7 @@ def _engines(
             gpus=part.gpus,
             port=port if n == 0 else None,
             argv=commands.engine_argv(config, topology, instance, n, host=host, head=head, port=port, rendezvous=rendezvous),
-            env=commands.engine_env(config, topology, instance, n, host=host, interface=interface, side_channel=side_channel),
+            env=commands.engine_variables(config, topology, instance, n, host=host, interface=interface, side_channel=side_channel),
             metrics_url=f"http://{host}:{port}/metrics" if n == 0 else None,
         )
 

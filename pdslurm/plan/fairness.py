@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 from pdslurm.config import Config
-from pdslurm.plan.commands import OWN_FLAGS, OWN_ROUTER_FLAGS, TELLING, bench_args
+from pdslurm.plan.commands import OWN_FLAGS, OWN_ROUTER_FLAGS, TRANSPORT_LOGGING
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Process
 from pdslurm.plan.model import model_shape
 from pdslurm.plan.placement import Instance
+from pdslurm.records.command_line import options
 from pdslurm.records.measurement import content_key
 
 SAME, FORCED, DIFFERS = "same", "forced", "differs"
@@ -51,7 +52,7 @@ VARIABLE = "a variable of the engines' environment that only some arms have, or 
 FORCED_FLAGS = frozenset({*OWN_FLAGS, "--distributed-executor-backend"})
 NAMED_FLAGS = frozenset({"--gpu-memory-utilization", "--enable-prefix-caching", "--api-server-count"})
 FORCED_ENV = frozenset(
-    {"CUDA_VISIBLE_DEVICES", "VLLM_HOST_IP", "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT", *TELLING}
+    {"CUDA_VISIBLE_DEVICES", "VLLM_HOST_IP", "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT", *TRANSPORT_LOGGING}
     | {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES"}
 )
 CPU_MEMORY = "VLLM_CPU_KVCACHE_SPACE"  # GiB of KV cache: the CPU's memory share
@@ -139,19 +140,15 @@ def values_text(values: Mapping[str, str]) -> str:
     return "; ".join(f"{value} ({', '.join(arms)})" for value, arms in by_value.items())
 
 
-def options(argv: Sequence[str]) -> dict[str, str]:
+def effective_options(argv: Sequence[str]) -> dict[str, str]:
     """The options of a command line by their long names, `--no-x` as `--x` with the value off, a flag alone as on; a later one
     wins, as argparse has it. What stands before the first option (program, model) is not among them."""
     found: dict[str, str] = {}
-    name = ""
-    for word in argv:
-        if word.startswith("-") and not word[1:2].isdigit():
-            flag, equals, value = word.partition("=")
-            name, off = flag.replace("_", "-"), flag.startswith("--no-")
-            name = "--" + name.removeprefix("--no-") if off else name
-            found[name] = value if equals else "off" if off else "on"
-        elif name:
-            found[name] = word if found[name] in ("on", "off") else f"{found[name]} {word}"
+    for option in options(argv):
+        name, off = option.name.replace("_", "-"), option.name.startswith("--no-")
+        name = "--" + name.removeprefix("--no-") if off else name
+        found[name] = " ".join(option.values) if option.values else "off" if off else "on"
+    found.pop("", None)
     return found
 
 
@@ -211,7 +208,7 @@ def _rest(
 
 @cache
 def _parsed(argv: tuple[str, ...]) -> Mapping[str, str]:
-    return options(argv)
+    return effective_options(argv)
 
 
 def _options(process: Process) -> Mapping[str, str]:
@@ -276,7 +273,7 @@ def _policy(routers: Sequence[Process]) -> str:
 def _load(deployment: Deployment, arm: BoundArm) -> str:
     """The points' benchmark commands, seeds among them, whatever their order and the arm's address: a number and a hash."""
     plan = deployment.plan
-    points = sorted(" ".join(w for w in bench_args(plan.config, p, arm.base_url) if w != arm.base_url) for p in plan.points)
+    points = sorted(" ".join(w for w in deployment.bench_args(arm, p) if w != arm.base_url) for p in plan.points)
     return f"{len(points)} points, {content_key(points)}"
 
 

@@ -10,7 +10,7 @@ from pdslurm.config import Config, KvRole, Topology, Workload, arms_of
 from pdslurm.plan.checks.configuration import check
 from pdslurm.plan.model import ModelShape, model_shape
 from pdslurm.plan.placement import Instance, place
-from pdslurm.plan.points import Point, ladders, points, ramp_requests, saturated, typical_lengths
+from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths
 from pdslurm.plan.rate_sweep import expected_points
 
 
@@ -66,7 +66,7 @@ class Plan:
 def build_plan(config: Config) -> Plan:
     """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
     check(config)
-    arms, todo = arms_of(config), points(config.workload, config.seed)
+    arms, todo = arms_of(config), points_of(config.workload, config.seed)
     shape = model_shape(config.model)
     shared: dict[object, list[tuple[str, Topology, tuple[Instance, ...]]]] = {}
     for name, topology in arms.items():
@@ -86,14 +86,14 @@ def build_plan(config: Config) -> Plan:
 
 
 def sure_points(workload: Workload, points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """What estimates stand on: the points before workload.until begins; of a ladder of rates the middle ones."""
+    """What estimates stand on: the points before workload.until begins; of a rate sweep the middle ones."""
     if workload.search.lowest is None:
         return tuple(point for point in points if point.repeat < workload.repeats)
-    sure = [point for pair in saturated(points).values() for point in pair]
-    for (_, repeat), ladder in ladders(points).items():
-        count = min(expected_points(len(ladder), first=repeat == 0), len(ladder))
-        begin = (len(ladder) - count) // 2
-        sure += ladder[begin : begin + count]
+    sure = [point for pair in saturated_points(points).values() for point in pair]
+    for (_, repeat), sweep in rate_sweeps(points).items():
+        count = min(expected_points(len(sweep), first=repeat == 0), len(sweep))
+        begin = (len(sweep) - count) // 2
+        sure += sweep[begin : begin + count]
     return tuple(sure)
 
 

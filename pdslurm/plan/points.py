@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pdslurm.config import Ramp, RampUp, Workload
-from pdslurm.plan.rate_sweep import rates as ladder
+from pdslurm.plan.rate_sweep import rates as swept_rates
+from pdslurm.records.split_ratio import SATURATED
 
-Ladder = tuple[int, int, str]  # what its points have in common: input and output in tokens, and the load
-SATURATED = "saturated"  # the sweep of points that show how fast an instance is at most
+RateSweep = tuple[int, int, str]  # what its points have in common: input and output in tokens, and the load
 ID_LENGTH = 40  # of what a load adds to a point's name, before it is cut
 Class = tuple[float, int, int, float]  # share, input and output in tokens, spread of the input
 
@@ -53,8 +53,8 @@ class Point:
         words += [short_name(self.load.removeprefix("random, "))] if self.load != "random" else []
         return "-".join([*words, f"rep{self.repeat}"])
 
-    def rehearsal(self, num_prompts: int) -> Point:
-        """The warm-up before it: prompts of the same kind that are not its own, all at once."""
+    def warm_up(self, num_prompts: int) -> Point:
+        """What warms an arm up before it: prompts of the same kind that are not its own, all at once."""
         return replace(self, num_prompts=num_prompts, seed=self.seed ^ 1, request_rate=None, duration_s=None, paced=False)
 
 
@@ -63,14 +63,14 @@ def point_json(point: Point) -> dict[str, Any]:
     return {**asdict(point), "sweeps": list(point.sweeps), "id": point.id}
 
 
-def points(workload: Workload, seed: int) -> tuple[Point, ...]:
+def points_of(workload: Workload, seed: int) -> tuple[Point, ...]:
     """All points of all sweeps, each setting once, repeat by repeat; those from workload.repeats on are measured only where
     workload.until asks for them. Within a repeat the order is shuffled by the run's seed, so
     that a machine that drifts does not look like an effect of length."""
     once: dict[object, Point] = {}
     for name, sweep in workload.sweeps.items():
         mix = tuple((c.share, c.input_len, c.output_len, c.spread) for c in sweep.mix.values())
-        rates = sweep.request_rate if workload.search.lowest is None else ladder(workload.search)
+        rates = sweep.request_rate if workload.search.lowest is None else swept_rates(workload.search)
         for setting in itertools.product(sweep.input_len, sweep.output_len, rates, sweep.max_concurrency):
             point = _point(workload, *setting, mix)
             known = once.setdefault((setting, mix), point)
@@ -80,7 +80,7 @@ def points(workload: Workload, seed: int) -> tuple[Point, ...]:
     def seed_of(point: Point, repeat: int) -> int:
         return seed if workload.one_seed else point_seed(seed, point, repeat)
 
-    ordered = [replace(p, seed=seed_of(p, 0)) for p in saturating(workload)]
+    ordered = [replace(p, seed=seed_of(p, 0)) for p in saturating_points(workload)]
     for repeat in range(workload.most_repeats):
         round_ = [replace(p, repeat=repeat, seed=seed_of(p, repeat)) for p in once.values()]
         random.Random(f"{seed}/{repeat}").shuffle(round_)
@@ -88,16 +88,16 @@ def points(workload: Workload, seed: int) -> tuple[Point, ...]:
     return tuple(ordered)
 
 
-def ladders(points: Sequence[Point]) -> dict[tuple[Ladder, int], list[Point]]:
-    """(ladder, repeat) → the points that differ in their rate alone, from the lowest on."""
-    found: dict[tuple[Ladder, int], list[Point]] = defaultdict(list)
+def rate_sweeps(points: Sequence[Point]) -> dict[tuple[RateSweep, int], list[Point]]:
+    """(rate sweep, repeat) → the points that differ in their rate alone, from the lowest on."""
+    found: dict[tuple[RateSweep, int], list[Point]] = defaultdict(list)
     for point in points:
         if SATURATED not in point.sweeps:
             found[(point.input_len, point.output_len, point.load), point.repeat].append(point)
-    return {which: sorted(rungs, key=lambda p: p.request_rate or 0.0) for which, rungs in found.items()}
+    return {which: sorted(swept, key=lambda p: p.request_rate or 0.0) for which, swept in found.items()}
 
 
-def saturated(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Point]]:
+def saturated_points(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Point]]:
     """Lengths → the points that show how fast prompts alone, and whole answers, can be had."""
     lone = [point for point in points if SATURATED in point.sweeps]
     whole = [point for point in lone if point.output_len > 1]
@@ -106,7 +106,7 @@ def saturated(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Poi
     }
 
 
-def saturating(workload: Workload) -> list[Point]:
+def saturating_points(workload: Workload) -> list[Point]:
     """For a search that has to suggest a ratio: at all lengths the prompts alone, and the whole answers, all at once."""
     if workload.search.lowest is None or workload.search.neighbours is None:
         return []
@@ -222,7 +222,7 @@ def expected_hit_rate(workload: Workload, point: Point | None = None) -> float |
         return 0.0
     if workload.dataset != "prefix_repetition" or not workload.num_prefixes or not workload.prefix_len:
         return None
-    known = (point,) if point else points(replace(workload, repeats=1), 0)
+    known = (point,) if point else points_of(replace(workload, repeats=1), 0)
     return max((_shared(workload.prefix_len, p.input_len, p.num_prompts / workload.num_prefixes) for p in known), default=None)
 
 

@@ -1,7 +1,7 @@
-"""The highest request rate that an arm holds: which rung of a ladder of rates to measure next. Pure.
+"""The highest request rate at which an arm meets the SLO: which rate of a sweep to measure next. Pure.
 
-An arm holds a rate when the SLO's share of its requests is good there. Every repeat climbs the ladder by itself, with seeds of its
-own, so that the rates held in the repeats have a spread, and arms are compared in pairs."""
+An arm meets the SLO at a rate when the SLO's share of its requests is good there. Every repeat sweeps the rates by itself, with
+seeds of its own, so that the highest rates of the repeats have a spread, and arms are compared in pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdslurm.config import Search
 
 
 def rates(search: Search) -> tuple[float, ...]:
-    """The ladder: `lowest` times powers of `step`, up to `highest`. Three significant digits, so that a rate reads as one."""
+    """The rates of a sweep: `lowest` times powers of `step`, up to `highest`, to three significant digits."""
     assert search.lowest is not None
     found = [search.lowest]
     while (rate := float(f"{search.lowest * search.step ** len(found):.3g}")) <= search.highest:
@@ -19,29 +19,31 @@ def rates(search: Search) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def held(outcomes: Mapping[int, bool]) -> int:
-    """The highest rung that is held below every one that is not; -1 where none is. `outcomes`: rung → whether it was held."""
-    lost = min((rung for rung, ok in outcomes.items() if not ok), default=None)
-    return max((rung for rung, ok in outcomes.items() if ok and (lost is None or rung < lost)), default=-1)
+def highest_met(outcomes: Mapping[int, bool]) -> int:
+    """The number of the highest rate that meets the SLO below every one that misses it; -1 where none does. `outcomes`: a rate's
+    number in its sweep → whether it met the SLO."""
+    missed = min((n for n, ok in outcomes.items() if not ok), default=None)
+    return max((n for n, ok in outcomes.items() if ok and (missed is None or n < missed)), default=-1)
 
 
-def next_rung(outcomes: Mapping[int, bool], count: int, start: int) -> int | None:
-    """What to measure next on a ladder of `count` rungs; None once the highest held one is known. Begins at `start`, doubles its
-    stride until the answer lies between two rungs, then halves: from a start that is off by d rungs about 2·log2(d) + 2 points."""
+def next_rate(outcomes: Mapping[int, bool], count: int, start: int) -> int | None:
+    """The number of the rate to measure next in a sweep of `count` rates; None once the highest one that meets the SLO is known.
+    Begins at `start`, doubles its stride until the answer lies between two rates, then halves: from a start that is off by d rates
+    about 2·log2(d) + 2 points."""
     start = min(max(start, 0), count - 1)
     if not outcomes:
         return start
-    low = held(outcomes)
-    high = min((rung for rung, ok in outcomes.items() if not ok), default=count)
+    low = highest_met(outcomes)
+    high = min((n for n, ok in outcomes.items() if not ok), default=count)
     if high - low == 1:
         return None
     if low >= 0 and high < count:
         return (low + high) // 2
-    if high == count:  # all were held
+    if high == count:  # all met it
         return min(2 * low - start if low > start else start + 1, count - 1)
-    return max(2 * high - start if high < start else start - 1, 0)  # none was
+    return max(2 * high - start if high < start else start - 1, 0)  # none did
 
 
 def expected_points(count: int, *, first: bool) -> int:
-    """About how many points a ladder takes, for the plan's cost: from its middle at first, then from the last repeat's answer."""
+    """About how many points a sweep takes, for the plan's cost: from its middle at first, then from the last repeat's answer."""
     return count.bit_length() + 1 if first else 3

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pdslurm.config import Device
-from pdslurm.plan.attached import deployment_of
-from pdslurm.plan.commands import bench_args, vllm_alone
+from pdslurm.plan.commands import vllm_alone
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Process
-from pdslurm.plan.fairness import as_json, compare, stale, values_text
+from pdslurm.plan.fairness import Compared, as_json, stale, values_text
 from pdslurm.plan.fairness import lines as fairness_lines
+from pdslurm.plan.outline import Outline
 from pdslurm.plan.plan import Plan
-from pdslurm.plan.points import SATURATED, Point, ladders, point_json
+from pdslurm.plan.points import Point, point_json, rate_sweeps
+from pdslurm.records.split_ratio import SATURATED
 
 MANY = 32  # processes of a set beyond which the text shows the first and the last few
 
@@ -28,8 +29,9 @@ def process_json(process: Process, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan_json(deployment: Deployment) -> dict[str, Any]:
-    """The whole plan: sets of instances loaded together, arms, every process, every point with its benchmark command."""
+def plan_json(deployment: Deployment, compared: Sequence[Compared]) -> dict[str, Any]:
+    """The whole plan: sets of instances loaded together, arms, every process, every point with its benchmark command. `compared` is
+    what fairness says of it."""
     plan = deployment.plan
     processes, points = [], []
     for bound in deployment.sets:
@@ -40,7 +42,7 @@ def plan_json(deployment: Deployment) -> dict[str, Any]:
         for bound_arm in bound.arms:
             processes += [process_json(r, set=bound.set.name, arm=bound_arm.arm.name) for r in bound_arm.routers]
             for point in plan.points:
-                args = list(bench_args(plan.config, point, bound_arm.base_url))
+                args = list(deployment.bench_args(bound_arm, point))
                 points.append({"arm": bound_arm.arm.name, "set": bound.set.name, **point_json(point), "bench_args": args})
     return {
         "name": plan.name,
@@ -50,25 +52,25 @@ def plan_json(deployment: Deployment) -> dict[str, Any]:
         "model": plan.config.model.name,
         "sets": [{"name": s.set.name, "arms": [a.arm.name for a in s.arms], "gpus": s.set.gpu_count} for s in deployment.sets],
         "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2)},
-        "fairness": as_json(compare(deployment)),
+        "fairness": as_json(compared),
         "processes": [*processes, process_json(deployment.client)],
         "points": points,
     }
 
 
-def dump_json(deployment: Deployment) -> str:
-    return json.dumps(plan_json(deployment), indent=1)
+def dump_json(outline: Outline) -> str:
+    return json.dumps(plan_json(outline.deployment, outline.compared), indent=1)
 
 
-def plan_text(deployment: Deployment) -> str:
+def plan_text(outline: Outline) -> str:
     """The plan for a person: the cost first, then where everything runs, then what is measured."""
-    return "\n".join(_lines(deployment))
+    return "\n".join(_lines(outline))
 
 
-def _lines(deployment: Deployment) -> Iterator[str]:
-    plan = deployment.plan
-    yield summary(plan)
-    yield from _fairness_lines(deployment)
+def _lines(outline: Outline) -> Iterator[str]:
+    deployment, plan = outline.deployment, outline.plan
+    yield opening(outline)
+    yield from _alike_lines(outline)
     for bound in deployment.sets:
         yield ""
         slots = f"{bound.set.gpu_count} {'CPU slots' if _on_cpu(plan) else 'GPUs'}"
@@ -80,27 +82,27 @@ def _lines(deployment: Deployment) -> Iterator[str]:
     yield f"client on node {deployment.client.node}: {shlex.join(deployment.client.argv)}"
     yield from _point_lines(plan)
     if plan.points:
-        args = bench_args(plan.config, plan.points[0], deployment.sets[0].arms[0].base_url)
+        args = deployment.bench_args(deployment.arms[0], plan.points[0])
         theirs = vllm_alone(args) == args
         yield f"the first of them, as a command{'' if theirs else ' (of which only pdslurm knows the options --pdslurm-…)'}:"
         yield "  " + shlex.join([*plan.config.runtime.vllm, "bench", "serve", *args])
 
 
 def _point_lines(plan: Plan) -> Iterator[str]:
-    """Every point, those of a search as the ladders that arms climb."""
+    """Every point, those of a search as the rate sweeps that they belong to."""
     workload = plan.config.workload
-    climbed = ladders(plan.points) if workload.search.lowest is not None else {}
-    listed = [point for point in plan.points if not climbed or SATURATED in point.sweeps]
+    swept = rate_sweeps(plan.points) if workload.search.lowest is not None else {}
+    listed = [point for point in plan.points if not swept or SATURATED in point.sweeps]
     if listed:
-        yield f"points, in this order, for each arm ({len(listed)}):" if not climbed else "sent at once to the plain arm:"
+        yield f"points, in this order, for each arm ({len(listed)}):" if not swept else "sent at once to the plain arm:"
     for point in listed:
         later = "" if point.repeat < workload.repeats else ", if workload.until asks for it"
         yield f"  {point.id:<34} {_amount(point)}, seed {point.seed}, sweeps: {', '.join(point.sweeps)}{later}"
-    for (which, repeat), rungs in climbed.items():
+    for (which, repeat), sweep in swept.items():
         if repeat == 0:
-            low, high, prompts = rungs[0], rungs[-1], f"{rungs[0].num_prompts} to {rungs[-1].num_prompts} prompts"
+            low, high, prompts = sweep[0], sweep[-1], f"{sweep[0].num_prompts} to {sweep[-1].num_prompts} prompts"
             yield (
-                f"{which[0]} tokens in, {which[1]} out, {which[2]}: {len(rungs)} rates from {low.request_rate:g} to "
+                f"{which[0]} tokens in, {which[1]} out, {which[2]}: {len(sweep)} rates from {low.request_rate:g} to "
                 f"{high.request_rate:g} requests/s ({prompts}), of which each arm measures what leads to the highest that keeps "
                 f"slo={plan.config.slo.name}, {workload.repeats} times"
             )
@@ -112,24 +114,20 @@ def _amount(point: Point) -> str:
     )
 
 
-def _fairness_lines(deployment: Deployment) -> Iterator[str]:
-    compared = compare(deployment)
-    said = list(fairness_lines(compared, stale(deployment, compared)))
-    yield from said
-    if not said:
+def opening(outline: Outline) -> str:
+    """What a run says first: the summary, and what its arms differ in."""
+    return "\n".join([summary(outline.plan), *fairness_lines(outline.compared, stale(outline.deployment, outline.compared))])
+
+
+def _alike_lines(outline: Outline) -> Iterator[str]:
+    """What the topologies force, and what every arm has; nothing where there is one arm."""
+    if len(outline.deployment.arms) < 2:
         return
-    if forced := [c for c in compared if c.verdict == "forced"]:
+    if forced := [c for c in outline.compared if c.verdict == "forced"]:
         yield "  forced by the topologies: " + " | ".join(f"{c.field}: {values_text(c.values)}" for c in forced)
-    if same := [c for c in compared if c.verdict == "same"]:
+    if same := [c for c in outline.compared if c.verdict == "same"]:
         named = [f"{c.field} {next(iter(c.values.values()))}" for c in same if " " not in c.field]
         yield f"  the same in every arm: {', '.join(named)}; and {len(same) - len(named)} other options and variables"
-
-
-def opening(plan: Plan) -> str:
-    """What a run says first: the summary, and what its arms differ in."""
-    deployment = deployment_of(plan)
-    compared = compare(deployment)
-    return "\n".join([summary(plan), *fairness_lines(compared, stale(deployment, compared))])
 
 
 def _on_cpu(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""From a topology to all ways to divide its instances between prefill and decode, and to the one that should be best. Pure."""
+"""From a topology to all ways to divide its instances between prefill and decode. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def with_splits(config: Config) -> Config:
         return config
     if config.arms:
         raise ConfigError(["splits=true: makes arms of topology, and there are arms already; choose one of the two"])
-    return replace(config, arms=splits(config.topology, config.cluster.gpus_per_node))
+    return replace(config, arms=split_topologies(config.topology, config.cluster.gpus_per_node))
 
 
-def splits(topology: Topology, gpus_per_node: int) -> dict[str, Topology]:
+def split_topologies(topology: Topology, gpus_per_node: int) -> dict[str, Topology]:
     """route_N and pd_1pMd … pd_Mp1d for the N instances that `topology` has room for, by name; each is `topology` but for route and
     prefill. Raises ConfigError where there is no room for two, or prefill and decode instances differ in size."""
     prefill, decode = role_shapes(replace(topology, route=1, prefill=1), gpus_per_node)
@@ -35,15 +35,3 @@ def splits(topology: Topology, gpus_per_node: int) -> dict[str, Topology]:
         )
     plain = {f"route_{count}": replace(topology, route=count, prefill=0, gpus=None)}
     return plain | {f"pd_{p}p{count - p}d": replace(topology, route=1, prefill=p) for p in range(1, count)}
-
-
-def balanced(count: int, prefill_per_s: float, together_per_s: float) -> int:
-    """How many of `count` instances should prefill so that neither side waits for the other.
-
-    `prefill_per_s`: requests/s that one saturated instance prefills; `together_per_s`: that one saturated instance answers whole.
-    An instance that does both shares its time, 1/together = 1/prefill + 1/decode, which gives what one that only decodes can do. p
-    prefill instances then serve min(p · prefill, (count − p) · decode) requests/s; the largest of these is taken. Sharing is the
-    best case for splitting: chunked prefill rides along with decode steps that wait for memory, so that decode alone is slower than
-    this says; the hand-over costs nothing here. So it is a place to begin, to be measured with its neighbours."""
-    decode = 1 / (1 / together_per_s - 1 / prefill_per_s) if together_per_s < prefill_per_s else float("inf")
-    return max(range(1, count), key=lambda p: min(p * prefill_per_s, (count - p) * decode))

@@ -1,4 +1,4 @@
-"""One process on every node of an allocation: it checks its node, starts and watches what the driver asks for, and ends all of it.
+"""From the driver's orders to checks and processes on one node; one agent runs on each, and ends all that it started.
 
     python -m pdslurm.slurm.agent DRIVER_HOST:PORT KEY_FILE
 
@@ -26,10 +26,10 @@ from typing import Any
 
 from pdslurm.config import Config, from_dict
 from pdslurm.errors import PdslurmError, PreflightError, ProcessDied
-from pdslurm.node import gpus, network
-from pdslurm.node.check import Report, check_node
+from pdslurm.node import gpu_states, network
 from pdslurm.node.engine_env import prepare
-from pdslurm.node.ports import HeldPorts
+from pdslurm.node.node_check import NodeReport, check_node
+from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import known_options
 from pdslurm.node.processes import LocalProcesses, log_tail
 from pdslurm.node.provenance import host_facts
@@ -37,11 +37,11 @@ from pdslurm.plan.deployment import Process
 from pdslurm.slurm.wire import Wire, api_key
 
 BEAT_S = 1.0
-LOOK_S = 0.2
+DEATH_POLL_S = 0.2
 
 
 class Agent:
-    """Two threads: this one talks and beats, the worker carries out one order after another and looks for deaths in between."""
+    """Two threads: this one talks and beats, the worker carries out one order after another and reports deaths in between."""
 
     def __init__(self, wire: Wire, key: str) -> None:
         self.wire, self.key = wire, key
@@ -50,8 +50,8 @@ class Agent:
         self.hurried = self.ending = self.warned = False
         self.config: Config
         self.processes: LocalProcesses
-        self.ports = HeldPorts()
-        self.told_dead: set[str] = set()
+        self.ports = ReservedPorts()
+        self.reported_dead: set[str] = set()
         self.driver_temp: str
 
     def serve(self) -> int:
@@ -70,31 +70,31 @@ class Agent:
             try:
                 self._talk()
             except OSError as error:
-                say(f"the connection to the driver is lost ({error}); ending everything of this run here")
+                log(f"the connection to the driver is lost ({error}); ending everything of this run here")
                 shutil.rmtree(self.driver_temp, ignore_errors=True)  # should the driver have been killed
             finally:
                 self.ending = True
-                while worker.is_alive():  # its last answers may still reach the driver, which counts beats meanwhile
+                while worker.is_alive():  # its last replies may still reach the driver, which counts beats meanwhile
                     with contextlib.suppress(OSError):
                         self.wire.send(beat=True)
                     worker.join(BEAT_S)
         return 0
 
     def _set_up(self, order: dict[str, Any]) -> None:
-        """Takes the configuration and answers with this node's address and facts."""
+        """Takes the configuration and replies with this node's address and facts."""
         config = self.config = from_dict(order["config"])
         hurry = lambda: self.hurried  # noqa: E731
         self.processes = LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(self.key), adopts=True)
         self.driver_temp = order["temp"]
         reached_by = self.wire.sock.getsockname()[0]
         try:
-            host = network.choose(config.cluster.network.interface, config.cluster.network.cidr, reached_by, node=self.node)
+            host = network.choose_host(config.cluster.network.interface, config.cluster.network.cidr, reached_by, node=self.node)
             self.wire.send(hello=self.node, address=host.address, interface=host.interface, facts=host_facts())
         except PreflightError as error:
             self.wire.send(hello=self.node, findings=list(error.findings))
 
     def _end(self, number: int, _: object) -> None:
-        say(f"{signal.Signals(number).name}: ending everything of this run here")
+        log(f"{signal.Signals(number).name}: ending everything of this run here")
         self.ending = True
 
     def _warn(self, *_: object) -> None:
@@ -103,19 +103,19 @@ class Agent:
 
     def _talk(self) -> None:
         """Reads orders and sends beats. Raises OSError when the driver is gone or silent for too long."""
-        heard = beaten = time.monotonic()
+        received = beaten = time.monotonic()
         while not self.ending:
             message = self.wire.receive(0.2)
             now = time.monotonic()
             if message:
-                heard = now
+                received = now
                 if message.get("do") == "hurry":
                     self.hurried = True
                 elif message.get("do") == "quit":
                     return
                 elif "do" in message:
                     self.orders.put(message)
-            elif now - heard > self.config.limits.orphan_s:
+            elif now - received > self.config.limits.orphan_s:
                 raise TimeoutError(f"silent for limits.orphan_s={self.config.limits.orphan_s:g} s")
             if now - beaten > BEAT_S:
                 beaten = now
@@ -127,31 +127,31 @@ class Agent:
         with self.processes:
             while not self.ending:
                 try:
-                    order = self.orders.get(timeout=LOOK_S)
+                    order = self.orders.get(timeout=DEATH_POLL_S)
                 except queue.Empty:
-                    self._look()
+                    self._report_deaths()
                     continue
                 self._carry_out(order)
         if self.processes.left_behind:
-            say(f"processes {self.processes.left_behind} are still there after KILL")
+            log(f"processes {self.processes.left_behind} are still there after KILL")
 
     def _carry_out(self, order: dict[str, Any]) -> None:
         work: Callable[[dict[str, Any]], Any] = getattr(self, f"_do_{order['do']}")
         try:
-            answer = {"value": work(order)}
+            reply = {"value": work(order)}
         except PdslurmError as error:
-            answer = {"error": str(error)}
+            reply = {"error": str(error)}
         except Exception:
-            answer = {"error": traceback.format_exc()}
+            reply = {"error": traceback.format_exc()}
         with contextlib.suppress(OSError):  # the talking thread finds it out too
-            self.wire.send(answer=order["id"], **answer)
+            self.wire.send(reply=order["id"], **reply)
 
-    def _look(self) -> None:
-        """Tells of every death once."""
+    def _report_deaths(self) -> None:
+        """Reports every death once."""
         for running in self.processes.running:
             name = running.process.name
-            if name not in self.told_dead and (cause := self.processes.cause_of(running)):
-                self.told_dead.add(name)
+            if name not in self.reported_dead and (cause := self.processes.cause_of(running)):
+                self.reported_dead.add(name)
                 with contextlib.suppress(OSError):
                     self.wire.send(died=name, cause=cause, tail=log_tail(running.log))
 
@@ -160,14 +160,14 @@ class Agent:
         try:
             self.processes.engine_env = prepare(self.config, run_dir, node=self.node)
         except PreflightError as error:  # told together with what other nodes find
-            return asdict(Report(error.findings))
+            return asdict(NodeReport(error.findings))
         report = check_node(
             self.config,
             order["gpus"],
             self.processes.engine_env,
             run_dir=run_dir,
             routers=order["routers"],
-            given=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
             give_up=lambda: self.ending,
         )
         return asdict(report)
@@ -179,9 +179,9 @@ class Agent:
         known = known_options(self.config, order["versions"], Path(order["cache"]), self.processes.engine_env)
         return {kind: sorted(names) for kind, names in known.items()}
 
-    def _do_hold(self, order: dict[str, Any]) -> list[list[Any]]:
-        """The (host, port) pairs that are taken here; the others are held from now on."""
-        return [list(pair) for pair in self.ports.missing((host, port) for host, port in order["ports"])]
+    def _do_reserve(self, order: dict[str, Any]) -> list[list[Any]]:
+        """The (host, port) pairs that are taken here; the others are reserved from now on."""
+        return [list(pair) for pair in self.ports.reserve_all((host, port) for host, port in order["ports"])]
 
     def _do_start(self, order: dict[str, Any]) -> None:
         process = Process(**order["process"])
@@ -189,33 +189,33 @@ class Agent:
             process = replace(
                 process, env={**process.env, "CUDA_VISIBLE_DEVICES": visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES"))}
             )
-        self.told_dead.discard(process.name)
+        self.reported_dead.discard(process.name)
         try:
             self.processes.start(process, Path(order["log"]))
         except (ProcessDied, OSError) as error:
             self.wire.send(died=process.name, cause=getattr(error, "cause", str(error)), tail="")
 
-    def _do_clocks(self, order: dict[str, Any]) -> list[dict[str, Any]]:
+    def _do_gpu_states(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         planned = ",".join(map(str, order["gpus"]))
-        return gpus.read_states(visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES")).split(","))
+        return gpu_states.read_states(visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES")).split(","))
 
     def _do_stop(self, order: dict[str, Any]) -> list[int]:
         self.processes.stop([r for r in self.processes.running if r.process.name in order["names"]])
         return self.processes.left_behind
 
 
-def visible_gpus(planned: str, given: str | None) -> str:
+def visible_gpus(planned: str, visible_devices: str | None) -> str:
     """The plan counts a node's GPUs from 0; where Slurm gave this job some of them only, they are meant.
 
     >>> visible_gpus("0,1", "4,5,6,7"), visible_gpus("2,3", None)
     ('4,5', '2,3')
     """
-    own = given.split(",") if given else []
+    own = visible_devices.split(",") if visible_devices else []
     numbers = [int(n) for n in planned.split(",")]
     return ",".join(own[n] for n in numbers) if own and max(numbers) < len(own) else planned
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """To srun's output, which the driver keeps in the run's folder."""
     print(f"{time.strftime('%H:%M:%S')} {platform.node()}: {text}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""The driver's side of an allocation: an agent on every node, what they answer, and processes there as if they were here."""
+"""From the driver's orders to replies from the nodes of an allocation: it starts an agent on each, talks to them and ends them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pdslurm.config import Config, Limits, as_dict
-from pdslurm.errors import AllocationEnding, NotReady, PreflightError, ProcessDied
+from pdslurm.errors import NotReady, PreflightError, ProcessDied
 from pdslurm.node import guard
-from pdslurm.node.processes import LocalProcesses, Running, Started, died, log_tail
-from pdslurm.plan.deployment import Host, Process
+from pdslurm.node.processes import Started, log_tail
+from pdslurm.plan.deployment import Host
 from pdslurm.signals import SignalNote
 from pdslurm.slurm.wire import Wire
 
 BEAT_S = 1.0
-CLOCKS_S = 25.0  # two questions to nvidia-smi at most
 Tick = Callable[[], None]
 Launch = Callable[[str], Sequence[str]]  # from the driver's host:port to the command that starts an agent on every node
 
 
 @dataclass
 class Node:
-    """One node of the allocation and what its agent said. `lost` says why nothing can be asked of it any more."""
+    """One node of the allocation and what its agent sent. `lost` says why no order reaches it any more."""
 
     name: str
     wire: Wire
     host: Host | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     findings: Sequence[str] = ()
-    heard: float = field(default_factory=time.monotonic)
+    received_at: float = field(default_factory=time.monotonic)
     lost: str | None = None
     warned: bool = False
-    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    replies: dict[int, dict[str, Any]] = field(default_factory=dict)
     deaths: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
     def send(self, **message: Any) -> None:
@@ -64,13 +63,13 @@ class Node:
                 self.lost = self.lost or f"its agent is gone: {error}"
                 return
             if message:
-                self.heard = time.monotonic()
+                self.received_at = time.monotonic()
                 self._take(message)
 
     def _take(self, message: dict[str, Any]) -> None:
         self.warned = self.warned or bool(message.get("warned"))
-        if "answer" in message:
-            self.answers[message["answer"]] = message
+        if "reply" in message:
+            self.replies[message["reply"]] = message
         elif "died" in message:
             self.deaths.put(message)
         elif "hello" in message:
@@ -134,11 +133,11 @@ class Nodes:
             self._end_step()
 
     def _gone(self, node: Node) -> bool:
-        return bool(node.lost) or time.monotonic() - node.heard > self.limits.lost_s
+        return bool(node.lost) or time.monotonic() - node.received_at > self.limits.lost_s
 
     def _end_step(self) -> None:
         """srun waits for Slurm to notice a lost node, minutes; TERM makes it give up the step, KILL itself."""
-        silent = any(time.monotonic() - node.heard > self.limits.lost_s for node in self.joined.values())
+        silent = any(time.monotonic() - node.received_at > self.limits.lost_s for node in self.joined.values())
         for number, patience_s in ((None, 0.0 if silent else 3.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 3.0)):
             if number:
                 self.step.send_signal(number)
@@ -165,7 +164,7 @@ class Nodes:
         except OSError:
             sock.close()
 
-    # --- asking
+    # --- orders
 
     def wait(self, tick: Tick) -> tuple[Host, ...]:
         """Until the agents of all nodes said hello: their addresses. Raises NotReady at limits.agents_s or when srun fails,
@@ -184,31 +183,31 @@ class Nodes:
             raise PreflightError(findings)
         return tuple(node.host for node in nodes if node.host)
 
-    def ask(self, orders: Mapping[int, Mapping[str, Any]], tick: Tick, timeout_s: float) -> dict[int, Any]:
-        """Sends orders to nodes by number, all at once, and waits for all answers. Raises ProcessDied for a node that is lost,
+    def call(self, orders: Mapping[int, Mapping[str, Any]], tick: Tick, timeout_s: float) -> dict[int, Any]:
+        """Sends orders to nodes by number, all at once, and waits for all replies. Raises ProcessDied for a node that is lost,
         NotReady at the deadline, PreflightError for what an agent could not do."""
         ids = {number: next(self.ids) for number in orders}
         for number, order in orders.items():
             self.node(number).send(id=ids[number], **order)
         deadline = time.monotonic() + timeout_s
-        while waiting := [self.node(n) for n in orders if ids[n] not in self.node(n).answers]:
+        while waiting := [self.node(n) for n in orders if ids[n] not in self.node(n).replies]:
             tick()
             for node in waiting:
                 self.raise_lost(node, [])
             if time.monotonic() > deadline:
                 raise NotReady(f"{', '.join(n.name for n in waiting)}: no answer within {timeout_s:g} s")
             time.sleep(0.02)
-        answers = {number: self.node(number).answers.pop(ids[number]) for number in orders}
-        if errors := [f"{self.node(n).name}: {a['error']}" for n, a in answers.items() if "error" in a]:
+        replies = {number: self.node(number).replies.pop(ids[number]) for number in orders}
+        if errors := [f"{self.node(n).name}: {r['error']}" for n, r in replies.items() if "error" in r]:
             raise PreflightError(errors)
-        return {number: answer["value"] for number, answer in answers.items()}
+        return {number: reply["value"] for number, reply in replies.items()}
 
     def node(self, number: int) -> Node:
         return self.joined[self.names[number]]
 
     def raise_lost(self, node: Node, running: Sequence[Started]) -> None:
         """Raises ProcessDied when a node is lost; `running` is what it was running."""
-        silent = time.monotonic() - node.heard
+        silent = time.monotonic() - node.received_at
         if not node.lost and silent > self.limits.lost_s:
             node.lost = f"silent for {silent:.1f} s (limits.lost_s={self.limits.lost_s:g})"
         if node.lost:
@@ -216,97 +215,3 @@ class Nodes:
             log = running[0].log if running else self.log
             what = f"{node.lost}; on it: {on_it}" if on_it else node.lost
             raise ProcessDied(f"node {node.name}", node=node.name, cause=what, log=log, log_tail=log_tail(log))
-
-
-class NodeProcesses:
-    """Starts, watches and stops processes on the nodes of an allocation; the client runs here, beside the driver."""
-
-    def __init__(self, nodes: Nodes, local: LocalProcesses, hurry: Callable[[], bool]) -> None:
-        self.nodes, self.local, self.hurry = nodes, local, hurry
-        self.remote: list[Started] = []
-        self.left: list[str] = []
-
-    @property
-    def running(self) -> list[Started]:
-        return [*self.remote, *self.local.running]
-
-    @property
-    def left_behind(self) -> list[str]:
-        return [*self.left, *map(str, self.local.left_behind)]
-
-    def start(self, process: Process, log: Path) -> Started:
-        """Tells the process's node to start it; a program that cannot be started is found by the next check."""
-        started = Started(process, log)
-        self.nodes.node(process.node).send(do="start", id=next(self.nodes.ids), process=asdict(process), log=str(log.absolute()))
-        self.remote.append(started)
-        return started
-
-    def start_client(self, process: Process, log: Path) -> Running:
-        return self.local.start_client(process, log)
-
-    def check(self) -> None:
-        """Raises ProcessDied for the first process, or node, that ended, AllocationEnding when Slurm warns of its end."""
-        self.local.check()
-        if any(node.warned for node in self.nodes.joined.values()):
-            raise AllocationEnding("Slurm ends this allocation soon (time limit or preemption); run the same command to go on")
-        for node in {started.process.node for started in self.remote}:
-            self.nodes.raise_lost(self.nodes.node(node), [r for r in self.remote if r.process.node == node])
-        for number in range(len(self.nodes.names)):
-            node_deaths = self.nodes.node(number).deaths
-            while not node_deaths.empty():
-                death = node_deaths.get()
-                if any(r.process.name == death["died"] for r in self.remote):
-                    raise self.died(death["died"], death["cause"], death["tail"])
-
-    def died(self, name: str, cause: str, tail: str | None = None) -> ProcessDied:
-        return died(self.by_name(name), cause, tail)
-
-    def by_name(self, name: str) -> Started:
-        return next(r for r in self.running if r.process.name == name)
-
-    def clocks(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
-        """What each node's agent reads of the GPUs of these engines; nothing of a node that does not answer in time."""
-        used: dict[int, set[int]] = {}
-        for engine in engines:
-            used.setdefault(engine.node, set()).update(engine.gpus)
-        orders = {number: {"do": "clocks", "gpus": sorted(gpus)} for number, gpus in used.items()}
-        try:
-            answers = self.nodes.ask(orders, lambda: None, CLOCKS_S)
-        except (NotReady, PreflightError):
-            answers = {}
-        return {self.nodes.names[number]: answers.get(number) or [] for number in orders}
-
-    def stop(self, chosen: Iterable[Started]) -> None:
-        """Stops on all nodes side by side. A node that is lost ends its own after limits.orphan_s."""
-        stopping = list(chosen)
-        self.local.stop([r for r in stopping if isinstance(r, Running)])
-        by_node: dict[int, list[str]] = {}
-        for started in stopping:
-            if started in self.remote:
-                by_node.setdefault(started.process.node, []).append(started.process.name)
-        ids = {number: next(self.nodes.ids) for number in by_node}
-        for number, names in by_node.items():
-            self.nodes.node(number).send(do="stop", id=ids[number], names=names)
-        self._wait_stopped(ids)
-        self.remote = [r for r in self.remote if r not in stopping]
-
-    def _wait_stopped(self, ids: Mapping[int, int]) -> None:
-        deadline, hurried = time.monotonic() + self.nodes.limits.stop_s + guard.KILL_WAIT_S + 10.0, False
-        waiting = dict(ids)
-        while waiting and time.monotonic() < deadline:
-            if self.hurry() and not hurried:
-                hurried = True
-                for number in waiting:
-                    self.nodes.node(number).send(do="hurry")
-            for number in list(waiting):
-                node = self.nodes.node(number)
-                if waiting[number] in node.answers:
-                    answer = node.answers.pop(waiting.pop(number))
-                    self.left += [f"{node.name}:{pid}" for pid in answer.get("value") or ()]
-                else:
-                    with contextlib.suppress(ProcessDied):
-                        self.nodes.raise_lost(node, [])
-                    if node.lost:
-                        waiting.pop(number)
-            time.sleep(0.02)
-        self.left += [f"{self.nodes.node(number).name}: no answer" for number in waiting]

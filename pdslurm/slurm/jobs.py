@@ -1,4 +1,4 @@
-"""What pdslurm asks of Slurm and how it reads the answers: the allocation it is in, srun and sbatch command lines."""
+"""From a plan to the command lines of srun and sbatch, and from what Slurm prints to this allocation and where a job is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pdslurm.plan.plan import Plan
 ALIVE = frozenset(
     {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED", "STOPPED"}
 )
-ANSWER_S = 60.0  # a busy slurmctld takes its time
+UNKNOWN = "UNKNOWN"
+TIMEOUT_S = 60.0  # a busy slurmctld takes its time
 
 
 @dataclass(frozen=True)
@@ -35,40 +36,50 @@ class Allocation:
         return platform.node().partition(".")[0] == self.nodes[0].partition(".")[0]
 
 
-def allocation_here() -> Allocation:
+@dataclass(frozen=True)
+class JobState:
+    """Slurm's words for where a job is and why, such as `PENDING` and `Resources`; `UNKNOWN` when it has forgotten the job."""
+
+    word: str
+    reason: str
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the job is queued, running or ending."""
+        return self.word in ALIVE
+
+
+def current_allocation() -> Allocation:
     """The allocation that Slurm's variables tell of. Raises ConfigError outside of one."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         outside = "not inside a Slurm allocation; run it under salloc or sbatch, or use launcher=slurm or local"
         raise ConfigError([f"launcher=allocation: {outside}"])
-    nodelist = ask("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()  # a step's variables tell of the step only
-    nodes = ask("scontrol", "show", "hostnames", nodelist).split()
+    nodelist = run_slurm_command(
+        "squeue", "--noheader", f"--jobs={job}", "--format=%N"
+    ).strip()  # a step's variables tell of the step only
+    nodes = run_slurm_command("scontrol", "show", "hostnames", nodelist).split()
     return Allocation(job, tuple(nodes), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
-def job_state(job_id: str) -> str:
-    """Slurm's word for where a job is, `UNKNOWN` when it has forgotten it."""
-    return job_now(job_id)[0]
-
-
-def job_now(job_id: str) -> tuple[str, str]:
-    """Slurm's words for where a job is and why, such as `PENDING` and `Resources`; `UNKNOWN` when it has forgotten it."""
+def job_state(job_id: str, *, timeout_s: float = TIMEOUT_S) -> JobState:
+    """Where a job is. Raises OSError and subprocess.SubprocessError where Slurm is not there, or does not answer."""
     done = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True, timeout=ANSWER_S, check=False
+        ["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True, timeout=timeout_s, check=False
     )
-    found = dict(re.findall(r"\b(JobState|Reason)=(\S+)", done.stdout))
-    return found.get("JobState", "UNKNOWN"), found.get("Reason", "None")
+    fields = dict(re.findall(r"\b(JobState|Reason)=(\S+)", done.stdout))
+    return JobState(fields.get("JobState", UNKNOWN), fields.get("Reason", "None"))
 
 
-def ask(*command: str) -> str:
+def run_slurm_command(*command: str) -> str:
     """What a command of Slurm prints. Raises ConfigError with its own words when it fails or is missing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError as error:
         why = f"{command[0]} is not on PATH: no Slurm on this machine"
         raise ConfigError([f"launcher: {why}; use launcher=local or launcher=plan"]) from error
     except subprocess.TimeoutExpired as error:
-        raise ConfigError([f"launcher: `{' '.join(command)}` does not answer within {ANSWER_S:g} s"]) from error
+        raise ConfigError([f"launcher: `{' '.join(command)}` does not answer within {TIMEOUT_S:g} s"]) from error
     if done.returncode:
         raise ConfigError([f"launcher: `{' '.join(command)}`: {done.stderr.strip() or f'exit code {done.returncode}'}"])
     return done.stdout
@@ -80,11 +91,12 @@ def check_cluster(plan: Plan) -> None:
         raise ConfigError([f"cluster={plan.config.cluster.name}: one_host is for launcher=local; name a cluster of nodes"])
 
 
-def check_fits(plan: Plan, found: Allocation) -> None:
+def check_fits(plan: Plan, allocation: Allocation) -> None:
     """Raises ConfigError when the plan needs more nodes than there are."""
     check_cluster(plan)
-    if plan.nodes > len(found.nodes):
-        raise ConfigError([f"topology.nodes={plan.nodes}: job {found.job_id} has {len(found.nodes)} ({', '.join(found.nodes)})"])
+    nodes = allocation.nodes
+    if plan.nodes > len(nodes):
+        raise ConfigError([f"topology.nodes={plan.nodes}: job {allocation.job_id} has {len(nodes)} ({', '.join(nodes)})"])
 
 
 def gpu_options(cluster: Cluster) -> dict[str, str]:
@@ -114,10 +126,10 @@ def agents_command(cluster: Cluster, nodes: Sequence[str], driver: str, key_file
     )  # fmt: skip
 
 
-def driver_command(found: Allocation, argv: Sequence[str]) -> tuple[str, ...]:
+def driver_command(allocation: Allocation, argv: Sequence[str]) -> tuple[str, ...]:
     """pdslurm itself on the first node of the allocation: for salloc, whose shell is on the login node."""
     return (
-        "srun", "--nodes=1", "--ntasks=1", f"--nodelist={found.nodes[0]}", "--overlap", "--mem=0", "--cpu-bind=none",
+        "srun", "--nodes=1", "--ntasks=1", f"--nodelist={allocation.nodes[0]}", "--overlap", "--mem=0", "--cpu-bind=none",
         "--gres=none", "--quiet", "--job-name=pdslurm", sys.executable, "-m", "pdslurm", *argv,
     )  # fmt: skip
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from pdslurm.config import Config, Network, RuntimeKind, as_dict
 from pdslurm.errors import ConfigError
-from pdslurm.plan.commands import bench_args, vllm_alone
+from pdslurm.plan.commands import vllm_alone
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Host, Process, bind
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import summary
 from pdslurm.slurm.jobs import gpu_options, sbatch_options
-from pdslurm.slurm.script_text import ABOUT, ADDRESSES, ASK_CONFIGURED, ASK_ROUTE, FUNCTIONS, SERVE
+from pdslurm.slurm.script_text import ABOUT, ADDRESS_COMMAND, ADDRESSES, FUNCTIONS, ROUTE_COMMAND, SERVE
 
 WIDTH = 120
 ARRAYS = {"A": "ADDRESS", "I": "INTERFACE"}  # a mark's letter → the array of the script that it stands for
@@ -44,8 +44,8 @@ class Marks:
         return "".join(self._piece(piece) for piece in pieces if piece) or "''"
 
     def _piece(self, text: str) -> str:
-        found = re.fullmatch(rf"{self.mark}([AI])([0-9]+){self.mark}", text)
-        return f'"${{{ARRAYS[found[1]]}[{found[2]}]}}"' if found else shlex.quote(text)
+        mark = re.fullmatch(rf"{self.mark}([AI])([0-9]+){self.mark}", text)
+        return f'"${{{ARRAYS[mark[1]]}[{mark[2]}]}}"' if mark else shlex.quote(text)
 
 
 def marks_for(config: Config) -> Marks:
@@ -76,7 +76,7 @@ def _lines(deployment: Deployment, bound: BoundSet, arm: BoundArm, marks: Marks)
     yield from _header(plan, arm)
     yield from _names(plan, marks)
     yield FUNCTIONS
-    yield from _ask_addresses(config.cluster.network, plan.nodes, marks)
+    yield from _read_addresses(config.cluster.network, plan.nodes, marks)
     yield ""
     yield "# --- the engines, side by side"
     gpus = [f"--{name}={marks.word(value)}" for name, value in gpu_options(config.cluster).items()]
@@ -92,7 +92,7 @@ def _lines(deployment: Deployment, bound: BoundSet, arm: BoundArm, marks: Marks)
             yield from _step(router, ["--gres=none"], marks)
         yield ""
         yield f"ready {' '.join(marks.word(str(r.url)) for r in arm.routers)}"
-    yield from _serve(plan, arm, marks)
+    yield from _serve(deployment, arm, marks)
 
 
 # --- the script's parts
@@ -105,7 +105,6 @@ def _header(plan: Plan, arm: BoundArm) -> Iterator[str]:
     yield comment(
         f"Starts every engine and router of arm {arm.arm.name} and serves until it is stopped (scancel) or its time is over:"
     )
-    yield "#     sbatch THIS_FILE      in the folder in which the relative paths below begin"
     yield ABOUT
     for name, value in {"job-name": plan.name, **sbatch_options(plan)}.items():
         if value is not None and value is not False:
@@ -129,15 +128,15 @@ def _names(plan: Plan, marks: Marks) -> Iterator[str]:
         yield "fi"
 
 
-def _ask_addresses(network: Network, count: int, marks: Marks) -> Iterator[str]:
+def _read_addresses(network: Network, count: int, marks: Marks) -> Iterator[str]:
     """A step on all nodes that fills ADDRESS and INTERFACE: as the configuration says, else what leads to another node."""
     if network.interface or network.cidr:
-        ask = ASK_CONFIGURED
-        asked = [*(("dev", network.interface) if network.interface else ()), *(("to", network.cidr) if network.cidr else ())]
-        words = [marks.word(word) for word in asked]
+        command = ADDRESS_COMMAND
+        options = [*(("dev", network.interface) if network.interface else ()), *(("to", network.cidr) if network.cidr else ())]
+        words = [marks.word(word) for word in options]
     else:
-        ask, words = ASK_ROUTE, ['"${NODES[0]}"', '"${NODES[1]:-${NODES[0]}}"']
-    yield ADDRESSES.format(ask=ask, words=" ".join(words))
+        command, words = ROUTE_COMMAND, ['"${NODES[0]}"', '"${NODES[1]:-${NODES[0]}}"']
+    yield ADDRESSES.format(command=command, words=" ".join(words))
 
 
 def _step(process: Process, options: Sequence[str], marks: Marks) -> Iterator[str]:
@@ -159,11 +158,12 @@ def _step(process: Process, options: Sequence[str], marks: Marks) -> Iterator[st
     yield f'started {process.name} "${{NODES[{process.node}]}}"'
 
 
-def _serve(plan: Plan, arm: BoundArm, marks: Marks) -> Iterator[str]:
+def _serve(deployment: Deployment, arm: BoundArm, marks: Marks) -> Iterator[str]:
     """What is printed when all is up, and the wait for the end."""
+    plan = deployment.plan
     config, point = plan.config, plan.points[0]
     body = json.dumps({"model": config.model.name, "prompt": "Once upon a time", "max_tokens": 16})
-    args = bench_args(config, point, arm.base_url)
+    args = deployment.bench_args(arm, point)
     bench = [*config.runtime.vllm, "bench", "serve", *vllm_alone(args)]
     yield ""
     yield "# --- it serves"

@@ -86,17 +86,17 @@ trap 'SIGNALLED=yes; exit 130' INT
 trap finish EXIT
 """.rstrip()
 
-ASK_ROUTE = r"""'peer=$1; [[ $peer != "$SLURMD_NODENAME" ]] || peer=$2
+ROUTE_COMMAND = r"""'peer=$1; [[ $peer != "$SLURMD_NODENAME" ]] || peer=$2
     read -r to _ < <(getent ahostsv4 "$peer")
     [[ $(ip -4 -o route get "$to") =~ dev\ ([^ ]+).*\ src\ ([^ ]+) ]] && echo "$SLURMD_NODENAME ${BASH_REMATCH[*]:1}"'"""
 
-ASK_CONFIGURED = r"""'read -r _ interface _ address _ < <(ip -4 -o address show scope global "$@")
+ADDRESS_COMMAND = r"""'read -r _ interface _ address _ < <(ip -4 -o address show scope global "$@")
     [[ $address ]] && echo "$SLURMD_NODENAME $interface ${address%/*}"'"""
 
 ADDRESSES = r"""
 # --- each node's address and its interface, asked on the node itself
 # shellcheck disable=SC2016  # expanded there, not here
-ASK={ask}
+ASK={command}
 ADDRESS=() INTERFACE=()   # the latter is not always used
 while read -r node interface address; do
     for n in "${{!NODES[@]}}"; do

@@ -1,4 +1,4 @@
-"""Messages between the driver and its node agents: JSON lines over TCP that only the holders of the run's key can write.
+"""From messages to JSON lines over TCP and back, between the driver and its agents: only holders of the run's key can write them.
 
 An agent starts programs that it is told to start, so every line carries an HMAC-SHA256 over a session key, the direction and the
 line's number: a stranger's line, one that was changed, repeated or left out ends the connection. The lines are not secret: nothing

@@ -12,7 +12,7 @@ import pytest
 
 from pdslurm.config import Config
 from pdslurm.measure.health import get
-from pdslurm.node.ports import HeldPorts
+from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import bind_free, processes_of
 from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.deployment import Deployment
@@ -40,8 +40,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, engine: Path) -> Iterator[t
     from pdslurm.node.engine_env import EngineEnv
 
     make_model(config, EngineEnv(config.runtime))
-    with HeldPorts() as ports, LocalProcesses(stop_s=5, api_key=KEY) as processes:
-        deployment = bind_free(build_plan(config), ports.missing)
+    with ReservedPorts() as ports, LocalProcesses(stop_s=5, api_key=KEY) as processes:
+        deployment = bind_free(build_plan(config), ports.reserve_all)
         logs = tmp_path_factory.mktemp("logs")
         for process in processes_of(deployment):
             processes.start(process, logs / f"{process.name}.log")

@@ -20,11 +20,14 @@ from typing import Any
 import pytest
 
 from pdslurm.bench import client as bench_client
+from pdslurm.config import Config
 from pdslurm.errors import NotReady, PointFailed, ProcessDied
 from pdslurm.measure.bench_client import BenchClient
+from pdslurm.measure.progress import State
 from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.deployment import Process
 from pdslurm.records.measurement import REQUEST_COLUMNS
+from tests.made import watch_over
 from tests.stand_ins import write_vllm
 
 SCRIPT = Path(bench_client.__file__)
@@ -132,9 +135,6 @@ def test_prompts_are_made_once(client: bench_client.Client, capsys: pytest.Captu
     run(client, "--seed", "8")
     run(client, "--num-prompts", "4")
     assert capsys.readouterr().out.count("making samples") == 2
-    assert bench_client.answer(client, {"do": "forget"}) == {"event": "forgotten"}
-    assert run(client)["samples"] == first["samples"], "made anew, the same"
-    assert capsys.readouterr().out.count("making samples") == 1
 
 
 @pytest.mark.parametrize(
@@ -192,15 +192,18 @@ def test_a_vllm_without_that_parser_is_left_alone(vllm: Path) -> None:
 
 
 def test_the_client_needs_nothing_but_its_neighbours() -> None:
-    """In the engine's environment there is nothing of pdslurm, and its folder must not stand in front of what vLLM imports."""
+    """In the engine's environment nothing of pdslurm is installed, and its folder must not stand in front of what vLLM imports."""
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[1], run_name='client');"
         "print(*sorted(m for m in sys.modules if m.startswith('pdslurm'))); print(*sys.path, sep='\\n')"
     )
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
-    assert modules.split() == ["pdslurm", "pdslurm.bench.load", "pdslurm.bench.output", "pdslurm.bench.trace"]
-    assert not {str(SCRIPT.parent), str(SCRIPT.parents[1])} & set(path)
+    assert modules.split() == [
+        "pdslurm", "pdslurm.bench", "pdslurm.bench.load", "pdslurm.bench.output", "pdslurm.bench.trace", "pdslurm.errors",
+        "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
+    ]  # fmt: skip
+    assert not set(map(str, SCRIPT.parents)) & set(path)
 
 
 # --- the process and the driver's side of it
@@ -217,27 +220,24 @@ def start(vllm: Path, processes: LocalProcesses, tmp_path: Path) -> Callable[[],
     def begin() -> BenchClient:
         argv = (sys.executable, str(SCRIPT))
         process = Process("client", "client", "client", None, 0, "127.0.0.1", (), None, argv, {"PYTHONPATH": str(vllm)})
-        return BenchClient(processes, process, tmp_path / "client.log")
+        return BenchClient(watch_over(Config(), processes, tmp_path), process, tmp_path / "client.log")
 
     return begin
 
 
-def measure(client: BenchClient, *more: str, timeout_s: float = 20.0, raw: Path | None = None) -> tuple[dict[str, Any], list[int]]:
-    """The result and the progress that was reported."""
-    done: list[int] = []
-    result = client.run(
-        [*ARGS, *more], raw, tick=client.processes.check, timeout_s=timeout_s, progress=lambda n, total: done.append(n)
-    )
-    return result, done
+def measure(client: BenchClient, *more: str, timeout_s: float = 20.0, raw: Path | None = None) -> tuple[dict[str, Any], int]:
+    """The result and how many requests were reported as done."""
+    state = State("test", 1)
+    return client.run([*ARGS, *more], raw, timeout_s=timeout_s, state=state), state.requests_done
 
 
 def test_one_client_for_many_points(start: Callable[[], BenchClient], tmp_path: Path) -> None:
     client = start()
     client.prepare(ARGS)
     client.prepare([*ARGS, "--num-prompts", "no number"])  # fails again, and is recorded, when it is run
-    client.settle(client.processes.check, 20.0)
+    client.settle(20.0)
     result, done = measure(client, raw=tmp_path / "raw.json.gz")
-    assert (result["completed"], done[-1]) == (3, 3)
+    assert (result["completed"], done) == (3, 3)
     assert (tmp_path / "raw.json.gz").is_file()
     for behaviour, text in (("raise", "ValueError: no such data set"), ("exit", "SystemExit: 3")):
         with pytest.raises(PointFailed, match=f"the benchmark client failed: {text}; its log: {client.running.log}"):
@@ -249,7 +249,7 @@ def test_one_client_for_many_points(start: Callable[[], BenchClient], tmp_path: 
     assert log.count("making samples 7 None") == 1, "prompts were made ahead, and what vLLM prints is in the log"
     assert "ValueError: no such data set" in log
     client.stop()
-    assert client.processes.running == []
+    assert client.watch.processes.running == []
 
 
 def test_a_hundred_points_can_be_asked_for_while_the_client_still_imports(start: Callable[[], BenchClient]) -> None:
@@ -259,13 +259,13 @@ def test_a_hundred_points_can_be_asked_for_while_the_client_still_imports(start:
     for _ in range(400):
         client.prepare([*ARGS, "--label", "x" * 1000])
     assert time.monotonic() - began < 0.2
-    client.settle(client.processes.check, 20.0)
+    client.settle(20.0)
     assert client.owed == 0
 
 
 def test_a_client_that_dies_is_noticed_at_once(start: Callable[[], BenchClient]) -> None:
     client = start()
-    client.settle(client.processes.check, 20.0)
+    client.settle(20.0)
     began = time.monotonic()
     with pytest.raises(ProcessDied, match=r"client on 127\.0\.0\.1 died: exit code 7"):
         measure(client, "--behave", "die")
@@ -274,7 +274,7 @@ def test_a_client_that_dies_is_noticed_at_once(start: Callable[[], BenchClient])
 
 def test_a_client_that_hangs_meets_the_deadline_and_can_be_stopped(start: Callable[[], BenchClient]) -> None:
     client = start()
-    client.settle(client.processes.check, 20.0)
+    client.settle(20.0)
     with pytest.raises(NotReady, match=f"the benchmark client gave no answer in time; its log: {client.running.log}"):
         measure(client, "--behave", "hang", timeout_s=0.5)
     began = time.monotonic()

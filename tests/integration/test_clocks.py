@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from pdslurm.config import Config
-from pdslurm.node import gpus
+from pdslurm.node import gpu_states
 from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.deployment import Process
-from pdslurm.slurm.agents import NodeProcesses, Nodes
+from pdslurm.slurm.agents import Nodes
+from pdslurm.slurm.node_processes import NodeProcesses
 from pdslurm.slurm.wire import new_key
 
 # Four GPUs; $COUNTERS says whether the driver counts, $SMI how nvidia-smi ends
@@ -38,26 +39,26 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COUNTERS", "1")
-    found = gpus.read_states(["1", "3"])
+    found = gpu_states.read_states(["1", "3"])
     assert [(state["gpu"], state["temperature_c"]) for state in found] == [(1, 61), (3, 63)]
     assert found[0]["slowed_us"] == {"SW thermal": 7, "HW thermal": 8, "HW power brake": 9, "power cap": None}
 
 
 def test_a_driver_that_does_not() -> None:
-    found = gpus.read_states(["0"])
+    found = gpu_states.read_states(["0"])
     assert [state["gpu"] for state in found] == [0]
     assert "slowed_us" not in found[0]
 
 
 def test_gpus_by_another_name_are_all_told() -> None:
-    assert [state["gpu"] for state in gpus.read_states(["GPU-6f2a"])] == [0, 1, 2, 3]
+    assert [state["gpu"] for state in gpu_states.read_states(["GPU-6f2a"])] == [0, 1, 2, 3]
 
 
 def test_none_that_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SMI", "9")
-    assert gpus.read_states(["0"]) == []
+    assert gpu_states.read_states(["0"]) == []
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.read_states(["0"]) == []
+    assert gpu_states.read_states(["0"]) == []
 
 
 def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_config: Callable[..., Config]) -> None:
@@ -74,7 +75,7 @@ def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_c
     ):  # fmt: skip
         nodes.wait(lambda: None)
         processes = NodeProcesses(nodes, local, lambda: False)
-        told = processes.clocks([engine])
+        states_by_node = processes.gpu_states([engine])
     for node in nodes.joined.values():
         node.wire.close()
-    assert [(name, [state["gpu"] for state in states]) for name, states in told.items()] == [("n1", [3])]
+    assert [(name, [state["gpu"] for state in states]) for name, states in states_by_node.items()] == [("n1", [3])]

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from rich.console import Console
 from pdslurm import config as c
 from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, ProcessDied, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
-from pdslurm.measure.health import HealthWatch
+from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.progress import Display, State
-from pdslurm.node.ports import HeldPorts
+from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import bind_free
 from pdslurm.node.processes import LocalProcesses
-from pdslurm.plan.plan import build_plan
+from pdslurm.plan.outline import make_outline
+from pdslurm.plan.tasks import Tasks
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
 from tests.stand_ins import SERVER, write_vllm
@@ -39,12 +40,12 @@ Make = Callable[..., Driver]
 @pytest.fixture
 def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """driver({"limits.point_s": 1}, engine="falls-ill", client="hang:128"): Route 2 over points of 64, 128 and 256 tokens."""
-    monkeypatch.setattr("pdslurm.measure.driver.HealthWatch", functools.partial(HealthWatch, interval_s=0.05))
+    monkeypatch.setattr("pdslurm.measure.watch.HealthPoll", functools.partial(HealthPoll, interval_s=0.05))
     server = tmp_path / "server.py"
     server.write_text(SERVER)
     made: list[Driver] = []
     started: list[LocalProcesses] = []
-    ports = HeldPorts()
+    ports = ReservedPorts()
 
     def make(changes: dict[str, Any] | None = None, **behave: str) -> Driver:
         sweeps = {"all": c.Sweep([64, 128, 256], [32])}
@@ -61,19 +62,19 @@ def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPa
         for field, where in (("engine", config.topology), ("router", config.topology.router), ("client", config.workload)):
             if field in behave:
                 where.extra_args = ["--behave", behave[field]]
-        plan = build_plan(config)
-        display = Display(State("test", len(plan.points)), Console(file=(tmp_path / "said").open("a"), width=200))
+        outline = make_outline(config)
+        display = Display(State("test", len(outline.plan.points)), Console(file=(tmp_path / "said").open("a"), width=200))
         signals = SignalNote()
         started.append(LocalProcesses(stop_s=config.limits.stop_s, hurry=lambda: signals.hurry))
-        deployment = bind_free(plan, ports.missing)
-        made.append(Driver(deployment, RunFolder(tmp_path / "run"), {}, display, started[-1], signals))
+        tasks = Tasks(bind_free(outline.plan, ports.reserve_all), outline.deployment, {})
+        made.append(Driver(tasks, RunFolder(tmp_path / "run"), display, started[-1], signals))
         made[-1].folder.path.mkdir(exist_ok=True)
         return made[-1]
 
     with ports:
         yield make
     for each in made:
-        each.display.console.file.close()
+        each.journal.display.console.file.close()
     for processes in started:
         assert processes.running == []
         processes.temp.rmdir()
@@ -301,14 +302,14 @@ def test_what_ends_a_run(driver: Make, behave: dict[str, str], error: type[Pdslu
 
 def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: Make) -> None:
     made = driver(client="hang:256")
-    made.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s
+    made.watch.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s
     made.config.limits.gpu_hours = 4.0  # two GPUs
     assert ending(made, LimitReached) == "limits.gpu_hours=4 is used up; run the same command again to go on"
     kept = states(made)
     assert set(kept.values()) <= {"done"}, "the point that was running leaves no record"
     again = driver({"limits.wall_hours": 1.0}, client="hang:256")
-    arm, points = made.agenda.arms()[0], made.deployment.plan.points
-    assert [again.agenda.keys(arm, point) for point in points] == [made.agenda.keys(arm, point) for point in points]
+    arm, points = made.tasks.deployment.arms[0], made.points
+    assert [again.tasks.of(arm, point).key for point in points] == [made.tasks.of(arm, point).key for point in points]
 
 
 @pytest.mark.parametrize(("times", "stop_s", "low", "high"), [(1, 0.5, 0.5, 2.0), (2, 5.0, 0.0, 2.0)])
@@ -329,7 +330,7 @@ def test_a_signal_ends_a_run_and_a_second_one_at_once(driver: Make, times: int, 
     took = time.monotonic() - sent[0]
     assert low <= took < high
     assert 128 not in states(made)
-    assert "the same signal once more kills everything at once" in Path(made.display.console.file.name).read_text()
+    assert "the same signal once more kills everything at once" in Path(made.journal.display.console.file.name).read_text()
 
 
 def test_a_disk_that_is_full_ends_a_run(driver: Make) -> None:
@@ -346,19 +347,19 @@ def test_a_search_climbs_and_has_prompts_made_while_engines_load(driver: Make, t
     waited: list[float] = []
     ready = made._wait_ready
 
-    def slowly(watch: HealthWatch, names: Any, what: str, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def slowly(poll: HealthPoll, names: Sequence[str], what: str, *, meanwhile: Callable[[], None] = lambda: None) -> None:
         """As if engines took two seconds to load."""
-        ready(watch, names, what, meanwhile=meanwhile)
+        ready(poll, names, what, meanwhile=meanwhile)
         began = time.monotonic()
         while what == "engines" and time.monotonic() - began < 2:
             meanwhile()
-            made._pause(0.02)
+            made.watch.pause(0.02)
         waited.append(time.monotonic() - began)
 
     made._wait_ready = slowly  # type: ignore[method-assign]
     outcome = made.run()
     rates = [(r.point["repeat"], r.point["request_rate"]) for r in made.folder.records()]
     assert (outcome.failed, outcome.invalid, len(waited)) == (0, 0, 2), [r.invalid_reasons for r in made.folder.records()]
-    assert sorted(rates) == [(0, 0.8), (0, 1.6), (0, 3.2), (0, 6.4), (1, 6.4)], "every rate is held: up to the highest"
+    assert sorted(rates) == [(0, 0.8), (0, 1.6), (0, 3.2), (0, 6.4), (1, 6.4)], "every rate meets the SLO: up to the highest"
     log = (made.folder.path / "logs" / "client.log").read_text()
-    assert log.count("making samples") == 2 * 7, "every rung of both repeats was made once, and none again when it was measured"
+    assert log.count("making samples") == 2 * 7, "every rate of both repeats was made once, and none again when it was measured"

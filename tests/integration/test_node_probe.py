@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pdslurm import config as c
-from pdslurm.node.check import Report, check_node
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.node_check import NodeReport, check_node
 
 pytestmark = pytest.mark.engine
 MakeConfig = Callable[..., c.Config]
@@ -19,10 +19,10 @@ CPU_S = 8.0  # 3.3 s were seen: NIXL's imports, the router's, and two guards
 
 
 @pytest.fixture
-def look(make_config: MakeConfig, engine: Path, tmp_path: Path) -> Callable[..., Report]:
-    """look(["UCX"], UCX_TLS="tcp"): the report on this machine for a P/D plan with these back ends and this environment."""
+def check(make_config: MakeConfig, engine: Path, tmp_path: Path) -> Callable[..., NodeReport]:
+    """check(["UCX"], UCX_TLS="tcp"): the report on this machine for a P/D plan with these back ends and this environment."""
 
-    def run(backends: list[str], *, connector: str = "nixl", **env: str) -> Report:
+    def run(backends: list[str], *, connector: str = "nixl", **env: str) -> NodeReport:
         config = make_config({
             "cluster.one_host": True, "cluster.device": c.Device.cpu, "topology.nodes": 1, "topology.prefill": 1,
             "topology.kv.extra_config": {"backends": backends}, "topology.kv.connector": connector, "cluster.env": env,
@@ -40,9 +40,9 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_ucx_loads_and_the_look_costs_little(look: Callable[..., Report]) -> None:
+def test_ucx_loads_and_the_check_costs_little(check: Callable[..., NodeReport]) -> None:
     before = cpu_s()
-    report = look(["UCX"])
+    report = check(["UCX"])
     used = cpu_s() - before
     print(f"preflight of this machine: {used:.1f} s of CPU", file=sys.stderr)
     assert report.findings == ()
@@ -52,8 +52,8 @@ def test_ucx_loads_and_the_look_costs_little(look: Callable[..., Report]) -> Non
     assert used < CPU_S
 
 
-def test_back_ends_that_do_not_start_say_why(look: Callable[..., Report]) -> None:
-    unknown, libfabric, fabric = look(["NOSUCH", "UCX", "LIBFABRIC"]).findings
+def test_back_ends_that_do_not_start_say_why(check: Callable[..., NodeReport]) -> None:
+    unknown, libfabric, fabric = check(["NOSUCH", "UCX", "LIBFABRIC"]).findings
     assert unknown.startswith("cluster.kv_backends=NOSUCH: NIXL cannot start it: Plugin file does not exist: libplugin_NOSUCH.so")
     assert "UCX" in unknown.partition("this NIXL has ")[2]
     assert libfabric.startswith(
@@ -74,11 +74,11 @@ def test_back_ends_that_do_not_start_say_why(look: Callable[..., Report]) -> Non
         ),
     ],
 )
-def test_ucx_without_what_it_was_told_to_use(look: Callable[..., Report], env: dict[str, str], said: str) -> None:
-    assert look(["UCX"], **env).findings[0].startswith(f"cluster.kv_backends=UCX: {said}")
+def test_ucx_without_what_it_was_told_to_use(check: Callable[..., NodeReport], env: dict[str, str], said: str) -> None:
+    assert check(["UCX"], **env).findings[0].startswith(f"cluster.kv_backends=UCX: {said}")
 
 
-def test_a_connector_that_this_vllm_does_not_have(look: Callable[..., Report]) -> None:
-    (finding,) = look([], connector="P2pNcclConnector").findings
+def test_a_connector_that_this_vllm_does_not_have(check: Callable[..., NodeReport]) -> None:
+    (finding,) = check([], connector="P2pNcclConnector").findings
     assert finding.startswith("topology.kv.connector=P2pNcclConnector: this vLLM has no such connector; use nixl or one of ")
     assert "NixlConnector" in finding

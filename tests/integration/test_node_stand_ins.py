@@ -14,19 +14,19 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.node import guard
-from pdslurm.node.check import Report, check_node
 from pdslurm.node.engine_env import EngineEnv
-from pdslurm.node.leftovers import leftovers, processes_here
+from pdslurm.node.leftovers import leftover_findings, processes_here
+from pdslurm.node.node_check import NodeReport, check_node
 from tests.stand_ins import write_vllm
 
 MakeConfig = Callable[..., c.Config]
 
 
 @pytest.fixture
-def look(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Report]:
-    """look(["UCX"]): the report on this machine for a P/D plan with these back ends."""
+def check(make_config: MakeConfig, tmp_path: Path) -> Callable[..., NodeReport]:
+    """check(["UCX"]): the report on this machine for a P/D plan with these back ends."""
 
-    def run(backends: list[str]) -> Report:
+    def run(backends: list[str]) -> NodeReport:
         config = make_config({
             "cluster.one_host": True, "cluster.device": c.Device.cpu, "topology.nodes": 1, "topology.prefill": 1,
             "topology.kv.extra_config": {"backends": backends},
@@ -39,24 +39,24 @@ def look(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Report]:
     return run
 
 
-def test_nothing_to_find(look: Callable[..., Report]) -> None:
+def test_nothing_to_find(check: Callable[..., NodeReport]) -> None:
     began = time.monotonic()
-    report = look(["UCX"])
+    report = check(["UCX"])
     assert report.findings == ()
     assert report.versions["vllm"] == "0.0.0"
     assert report.facts["nixl"] == {"UCX": {"error": None, "said": []}}
     assert time.monotonic() - began < 5.0
 
 
-def test_nixl_may_take_its_process_with_it(look: Callable[..., Report]) -> None:
-    (finding,) = look(["UCX", "CRASH"]).findings
+def test_nixl_may_take_its_process_with_it(check: Callable[..., NodeReport]) -> None:
+    (finding,) = check(["UCX", "CRASH"]).findings
     assert finding.startswith(
         f"runtime.python={sys.executable}: NIXL cannot be used there (NIXL took the process with it, exit code 134"
     )
 
 
-def test_a_back_end_that_is_not_there(look: Callable[..., Report]) -> None:
-    assert look(["NOSUCH"]).findings == (
+def test_a_back_end_that_is_not_there(check: Callable[..., NodeReport]) -> None:
+    assert check(["NOSUCH"]).findings == (
         "cluster.kv_backends=NOSUCH: NIXL cannot start it: KeyError: 'NOSUCH'; this NIXL has CRASH, UCX",
     )
 
@@ -76,14 +76,14 @@ def orphan(tmp_path: Path) -> Iterator[int]:
         while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
             time.sleep(0.02)
         pid = int((tmp_path / "pid").read_text())
-        assert not any(text.startswith(f"process {pid} ") for text in leftovers(processes_here())), "its guard lives"
+        assert not any(text.startswith(f"process {pid} ") for text in leftover_findings(processes_here())), "its guard lives"
         popen.send_signal(signal.SIGKILL)
     yield pid
     if psutil.pid_exists(pid):
         psutil.Process(pid).kill()
 
 
-def test_what_an_earlier_run_left_is_found(look: Callable[..., Report], orphan: int) -> None:
-    found = [text for text in look(["UCX"]).findings if text.startswith(f"process {orphan} ")]
+def test_what_an_earlier_run_left_is_found(check: Callable[..., NodeReport], orphan: int) -> None:
+    found = [text for text in check(["UCX"]).findings if text.startswith(f"process {orphan} ")]
     assert len(found) == 1
     assert found[0].endswith(f"is left of an earlier run of yours; end it with `kill -KILL {orphan}`")

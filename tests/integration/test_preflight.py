@@ -19,8 +19,8 @@ from pdslurm import config as c
 from pdslurm.errors import ConfigError, PreflightError
 from pdslurm.node import engine_probe
 from pdslurm.node.engine_env import EngineEnv
-from pdslurm.node.ports import HeldPorts, is_free
-from pdslurm.node.preflight import bind_free, known_options, option_names, options_in, ports_of, preflight, unknown_options
+from pdslurm.node.ports import ReservedPorts, is_free
+from pdslurm.node.preflight import bind_free, check_and_bind, known_options, option_names, options_in, ports_of, unknown_options
 from pdslurm.plan.deployment import Process
 from pdslurm.plan.plan import build_plan
 
@@ -97,7 +97,7 @@ def test_unknown_options(process: Process, findings: list[str]) -> None:
 
 # --- ports
 
-ports = HeldPorts()
+ports = ReservedPorts()
 
 
 @pytest.fixture(autouse=True)
@@ -140,12 +140,12 @@ def test_a_port_that_was_just_closed_is_free(listener: socket.socket) -> None:
 def test_two_runs_that_start_together_get_ports_apart(make_config: MakeConfig, first: int) -> None:
     """Nobody listens yet: only the claim tells the second run that the first is about to."""
     plan = build_plan(make_config({**ranges(first), "cluster.ports.http.last": first + 40}))
-    with HeldPorts() as others:
-        one, two = bind_free(plan, ports.missing), bind_free(plan, others.missing)
+    with ReservedPorts() as others:
+        one, two = bind_free(plan, ports.reserve_all), bind_free(plan, others.reserve_all)
     used = [{port for e in d.sets[0].engines for port in ports_of(e)} for d in (one, two)]
     assert len(used[0]) == len(used[1]) == 4
     assert not used[0] & used[1]
-    assert {e.port for e in bind_free(plan, ports.missing).sets[0].engines} == used[0]
+    assert {e.port for e in bind_free(plan, ports.reserve_all).sets[0].engines} == used[0]
 
 
 def ranges(first: int) -> dict[str, Any]:
@@ -164,20 +164,20 @@ def first() -> int:
 def test_ports_that_are_taken_are_passed_over(make_config: MakeConfig, first: int) -> None:
     plan = build_plan(make_config(ranges(first)))
     with socket.create_server(("127.0.0.1", first)), socket.create_server(("0.0.0.0", first + 3)):
-        bound = bind_free(plan, ports.missing).sets[0]
+        bound = bind_free(plan, ports.reserve_all).sets[0]
     assert [e.port for e in bound.engines] == [first + n for n in (1, 2, 4, 5)]
     assert ports_of(bound.arms[0].routers[0]) == {first + 6, first + 7}
 
 
 def test_too_few_free_ports(make_config: MakeConfig, first: int) -> None:
     plan = build_plan(make_config({**ranges(first), "cluster.ports.http.last": first + 5}))
-    bind_free(plan, ports.missing)
+    bind_free(plan, ports.reserve_all)
     ports.__exit__()
     with (
         socket.create_server(("127.0.0.1", first)),
         pytest.raises(ConfigError, match=f"cluster.ports.http={first}-{first + 5}: too few free ports on 127.0.0.1"),
     ):
-        bind_free(plan, ports.missing)
+        bind_free(plan, ports.reserve_all)
 
 
 # --- programs
@@ -214,19 +214,19 @@ def probed(**parts: Any) -> str:
 
 
 def _processes(config: c.Config) -> Iterator[Process]:
-    bound = bind_free(build_plan(config), ports.missing).sets[0]
+    bound = bind_free(build_plan(config), ports.reserve_all).sets[0]
     yield from (*bound.engines, *bound.arms[0].routers)
 
 
 def test_nothing_to_find(config: c.Config, tmp_path: Path) -> None:
-    deployment, report = preflight(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
+    deployment, report = check_and_bind(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
     assert report.versions["vllm"] == "0.32.0"
     assert len(deployment.sets[0].engines) == 4
 
 
 def failing(config: c.Config, tmp_path: Path) -> tuple[str, ...]:
     with pytest.raises(PreflightError) as caught:
-        preflight(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
+        check_and_bind(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith("preflight failed; no engine was started\n  - ")
     return caught.value.findings
@@ -287,7 +287,7 @@ def on_gpus(
     config: c.Config, tmp_path: Path, program: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., c.Config]:
     """on_gpus(count, processes): the configuration on a machine whose nvidia-smi tells of so many GPUs, and of who is on them."""
-    monkeypatch.setattr("pdslurm.node.check.BUSY_AGAIN_S", 0.0)
+    monkeypatch.setattr("pdslurm.node.node_check.BUSY_AGAIN_S", 0.0)
     monkeypatch.setattr("pdslurm.node.preflight.unknown_options", lambda *_: iter(()))
 
     def make(count: int, processes: str = "") -> c.Config:
@@ -324,10 +324,10 @@ def test_gpus_are_asked_for(config: c.Config, tmp_path: Path, monkeypatch: pytes
 
 def test_gpus_are_counted(on_gpus: Callable[..., c.Config], tmp_path: Path) -> None:
     config = on_gpus(4)
-    _, report = preflight(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
+    _, report = check_and_bind(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, ports)
     assert (report.facts["driver"], report.facts["gpu_names"]) == ("580.159.04", ["NVIDIA H200"] * 4)
     assert report.facts["gpu_states"][3]["clocks_held_by"] == ["idle"]
-    assert report.alike["the GPU driver"] == "580.159.04"
+    assert report.to_compare["the GPU driver"] == "580.159.04"
     ports.__exit__()
     assert failing(on_gpus(3), tmp_path) == ("cluster=eights: needs 4 GPUs, and this machine has 3",)
 
@@ -353,7 +353,7 @@ def test_a_driver_that_does_not_answer(
 def test_what_hangs_is_left_behind_and_ended(
     on_gpus: Callable[..., c.Config], program: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pdslurm.node.parallel_commands.ANSWER_S", 3.0)
+    monkeypatch.setattr("pdslurm.node.parallel_commands.TIMEOUT_S", 3.0)
     config = on_gpus(4)
     program("nvidia-smi", f"import os, time; open({str(tmp_path)!r} + f'/pid-{{os.getpid()}}', 'w'); time.sleep(60)")
     (finding,) = failing(config, tmp_path)

@@ -23,14 +23,15 @@ from pdslurm.config import Config, PromptClass, RampUp, Sweep, Trace
 from pdslurm.measure import telemetry
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.health import get_many
-from pdslurm.node.ports import HeldPorts
+from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import bind_free
 from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.commands import bench_args
 from pdslurm.plan.deployment import Process
 from pdslurm.plan.plan import build_plan
-from pdslurm.plan.points import Point, expected_hit_rate, points
+from pdslurm.plan.points import Point, expected_hit_rate, points_of
 from pdslurm.records.measurement import metrics_of
+from tests.made import watch_over
 from tests.unit.plan.test_golden import composed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -70,9 +71,8 @@ class Bench:
         file = self.folder / f"{self.count}.csv.gz"
         before = telemetry.scrape([self.engine])
         args = bench_args(config, point, str(self.engine.url))
-        check = self.processes.check
-        result = self.client.run(args, None, requests=file, tick=check, timeout_s=120.0, progress=lambda *_: None)
-        counted = telemetry.report(before, telemetry.scrape([self.engine]), {self.engine.name: "both"}, [])["totals"]
+        result = self.client.run(args, None, requests=file, timeout_s=120.0)
+        counted = telemetry.counted(before, telemetry.scrape([self.engine]), {self.engine.name: "both"}, [])["totals"]
         with gzip.open(file, "rt") as lines:
             rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]
         assert result["completed"] == len(rows) == result["asked"], result.get("first_error")
@@ -92,17 +92,17 @@ def bench(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         check=True,
         timeout=120,
     )
-    with HeldPorts() as ports, LocalProcesses(stop_s=5.0) as processes:
-        deployment = bind_free(build_plan(config), ports.missing)
+    with ReservedPorts() as ports, LocalProcesses(stop_s=5.0) as processes:
+        deployment = bind_free(build_plan(config), ports.reserve_all)
         (process,) = deployment.sets[0].engines
         processes.start(process, folder / "engine.log")
-        client = BenchClient(processes, deployment.client, folder / "client.log")
+        client = BenchClient(watch_over(config, processes, folder), deployment.client, folder / "client.log")
         deadline = time.monotonic() + LOAD_S
         while get_many({"engine": f"{process.url}/health"}, timeout_s=2.0)["engine"] is None:
             processes.check()
             assert time.monotonic() < deadline, (folder / "engine.log").read_text()[-2000:]
             time.sleep(0.3)
-        client.settle(processes.check, LOAD_S)
+        client.settle(LOAD_S)
         made = Bench(config, processes, client, process, folder)
         made.run(sweeps={"warm": Sweep([64], [8])})
         yield made
@@ -196,7 +196,7 @@ def test_arms_get_the_same_requests_at_the_same_times(bench: Bench) -> None:
     gaps = [b - a for a, b in pairwise(first.column("start_s"))]
     assert max(gaps) > 2 * min(gaps), "at random"
     other = replace(bench.config, seed=1)
-    (point,) = points(replace(other.workload, repeats=1, **load), 1)
+    (point,) = points_of(replace(other.workload, repeats=1, **load), 1)
     assert point.seed != first.point.seed
 
 

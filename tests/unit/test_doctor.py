@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pdslurm.doctor import arguments
-from pdslurm.node.check import Report
-from pdslurm.node.report_table import reports_text
+from pdslurm.node.node_check import NodeReport
+from pdslurm.node.node_table import format_table
 
 ONLY = "launcher.only_preflight=true"
 
@@ -40,7 +40,7 @@ def test_the_table() -> None:
     }  # fmt: skip
     bare = {"limits": {"memlock": 8 * 2**20, "ipc_lock": False}, "nixl": {"LIBFABRIC": {"error": "x", "said": []}}}
     versions = {"vllm": "0.32.0", "nixl": "1.5.1", "vllm-router": "0.1.17", "torch": "2.13.0"}
-    lines = reports_text({"n1": Report((), versions, facts), "n2": Report(("a", "b"), {}, bare)}).splitlines()
+    lines = format_table({"n1": NodeReport((), versions, facts), "n2": NodeReport(("a", "b"), {}, bare)}).splitlines()
     assert len({line.index(word) for line, word in zip(lines, ("NIXL", "UCX", "LIBFABRIC"), strict=True)}) == 1, "columns"
     assert [re.split("  +", line) for line in lines] == [
         ["node", "GPUs", "driver", "fabric", "memlock", "free: run, tmp, shm", "NIXL", "engine", "found"],

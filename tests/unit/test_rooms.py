@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,33 @@ def test_every_folder_says_what_goes_in_and_what_comes_out() -> None:
             said = (ast.get_docstring(tree) or "").splitlines()
             assert said, name
             assert " in; " in said[0] or " in, " in said[0], name
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md"))]
+SOURCES = [
+    file for folder in ("pdslurm", "analysis", "tests", "conf", "docker", "sbatch") for file in sorted((ROOT / folder).rglob("*"))
+]
+
+
+@pytest.mark.parametrize("file", [*PAGES, ROOT / "Makefile"], ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_page_names_only_what_is_there(file: Path) -> None:
+    assert [name for name in named(file) if not (ROOT / name).exists()] == []
+
+
+def test_the_code_names_only_files_that_are_there() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in SOURCES
+        if file.suffix in (".py", ".yaml", ".sh", ".sbatch", ".js", ".css")
+        for name in named(file)
+        if not (ROOT / name).exists() and "NAME" not in name
+    ]
+    assert wrong == []
+
+
+def named(file: Path) -> list[str]:
+    """Paths and modules of this project's code that a text names, as paths."""
+    text = file.read_text()
+    paths = re.findall(r"(?<![\w./-])((?:pdslurm|analysis|tests)/[\w./-]*\w\.(?:py|csv|json|css|js))\b", text)
+    modules = re.findall(r"python3? -m ((?:pdslurm|analysis)(?:\.\w+)+)", text)
+    return [*paths, *(f"{name.replace('.', '/')}.py" for name in modules)]

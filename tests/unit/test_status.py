@@ -52,7 +52,7 @@ def run(path: Path, state: dict[str, Any] | None, *, age_s: float = 0.0, **point
     ],
 )
 def test_where_a_run_is(tmp_path: Path, state: dict[str, Any] | None, age_s: float, word: str, detail: str) -> None:
-    found = status.look(run(tmp_path / "a", state, age_s=age_s, done=3, failed=1, invalid=2))
+    found = status.read_status(run(tmp_path / "a", state, age_s=age_s, done=3, failed=1, invalid=2))
     assert (found.state, found.detail) == (word, detail)
     assert dict(found.points) == {"done": 3, "failed": 1, "invalid": 2}
     assert found.total == (9 if state else None)

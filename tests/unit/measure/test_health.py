@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pdslurm.measure.health import HealthWatch, get, get_many, post_json
+from pdslurm.measure.health import HealthPoll, get, get_many, post_json
 
 INTERVAL_S = 0.05
 
@@ -69,8 +69,8 @@ def wait_for(true: Callable[[], bool], seconds: float = 5.0) -> float:
     return time.monotonic() - began
 
 
-def watch(url: str, timeout_s: float = 1.0) -> HealthWatch:
-    return HealthWatch({"engine0": url}, interval_s=INTERVAL_S, timeout_s=timeout_s)
+def watch(url: str, timeout_s: float = 1.0) -> HealthPoll:
+    return HealthPoll({"engine0": url}, interval_s=INTERVAL_S, timeout_s=timeout_s)
 
 
 def test_ready_then_ill_then_well(engine: Engine) -> None:
@@ -88,7 +88,7 @@ def test_ready_then_ill_then_well(engine: Engine) -> None:
 
 
 def test_refused_connections_are_a_death_only_after_it_was_ready(engine: Engine) -> None:
-    with HealthWatch({"here": engine.url, "never": "http://127.0.0.1:9"}, interval_s=INTERVAL_S, timeout_s=1.0) as health:
+    with HealthPoll({"here": engine.url, "never": "http://127.0.0.1:9"}, interval_s=INTERVAL_S, timeout_s=1.0) as health:
         wait_for(lambda: health.ready == {"here"})
         engine.die()
         wait_for(lambda: bool(health.sick))
@@ -109,7 +109,7 @@ def test_a_silent_one_holds_up_neither_the_others_nor_the_end(engine: Engine) ->
     other = Engine(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=lambda: other.serve_forever(poll_interval=0.01))
     thread.start()
-    with HealthWatch({"silent": engine.url, "other": other.url}, interval_s=INTERVAL_S, timeout_s=5.0) as health:
+    with HealthPoll({"silent": engine.url, "other": other.url}, interval_s=INTERVAL_S, timeout_s=5.0) as health:
         wait_for(lambda: "other" in health.ready, 0.5)
         other.status = 503
         wait_for(lambda: bool(health.sick), 0.5)
@@ -120,7 +120,7 @@ def test_a_silent_one_holds_up_neither_the_others_nor_the_end(engine: Engine) ->
 
 
 def test_nothing_to_watch() -> None:
-    with HealthWatch({}, interval_s=INTERVAL_S) as health:
+    with HealthPoll({}, interval_s=INTERVAL_S) as health:
         assert health.ready == set()
 
 

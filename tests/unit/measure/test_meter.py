@@ -8,10 +8,20 @@ from typing import Any
 import pytest
 
 from pdslurm.config import Config, Device, RampUp, Transport
-from pdslurm.measure.meter import asked
-from pdslurm.plan.points import points
+from pdslurm.measure.meter import demand_of
+from pdslurm.plan.deployment import BoundArm
+from pdslurm.plan.plan import Arm
+from pdslurm.plan.points import points_of
+from pdslurm.plan.tasks import Task
 
 MakeConfig = Callable[..., Config]
+
+
+def the_task(config: Config) -> Task:
+    """Of one point and one arm, without the checks of the whole configuration."""
+    arm = BoundArm(Arm("test", config.topology, ("both",)), {}, (), "http://127.0.0.1:8000")
+    (point,) = points_of(config.workload, 0)
+    return Task(arm, point, "0123456789abcdef", ())
 
 
 @pytest.mark.parametrize(
@@ -32,16 +42,14 @@ MakeConfig = Callable[..., Config]
                      id="policies by role"),
     ],
 )  # fmt: skip
-def test_asked(make_config: MakeConfig, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_demand(make_config: MakeConfig, changes: dict[str, Any], expected: dict[str, Any]) -> None:
     config = make_config(changes)
-    (point,) = points(config.workload, 0)
-    found = vars(asked(config, config.topology, point, {}))
+    found = vars(demand_of(config, the_task(config), {}))
     assert {name: found[name] for name in expected} == expected
 
 
 def test_the_kv_size_is_the_decode_instances(make_config: MakeConfig) -> None:
     config = make_config({"topology.prefill": 1})
-    (point,) = points(config.workload, 0)
-    kv = asked(config, config.topology, point, {}).kv
+    kv = demand_of(config, the_task(config), {}).kv
     assert kv
     assert (kv.ranks, kv.bytes_per_token("auto")) == (8, 8 * 27 * 576 * 2)

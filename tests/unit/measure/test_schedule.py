@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from pdslurm import config as c
-from pdslurm.measure.schedule import Agenda
-from pdslurm.plan.deployment import BoundArm, bind
-from pdslurm.plan.keys import PointKeys
-from pdslurm.plan.plan import build_plan
+from pdslurm.measure.schedule import Schedule
+from pdslurm.plan.deployment import BoundArm, BoundSet
 from pdslurm.plan.points import Point, point_json
 from pdslurm.plan.splits import with_splits
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement
 from pdslurm.records.run_folder import RunFolder
+from tests.made import tasks_of
 
 MakeConfig = Callable[..., c.Config]
 PD = {f"pd_{p}p": c.Topology(nodes=4, prefill=p, tensor_parallel=8) for p in (1, 2, 3)}
@@ -27,49 +26,56 @@ UNTIL = {"workload.repeats": 3, "workload.until": c.Until(rel_ci=0.05, max_repea
 
 
 @pytest.fixture
-def agenda(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Agenda]:
-    """agenda({"workload.repeats": 2}): of a new process over the same folder."""
+def schedule(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Schedule]:
+    """schedule({"workload.repeats": 2}): of a new process over the same folder."""
 
-    def make(changes: dict[str, Any] | None = None, versions: dict[str, str] | None = None) -> Agenda:
-        deployment = bind(build_plan(with_splits(make_config(changes))))
-        return Agenda(deployment, RunFolder(tmp_path), PointKeys(deployment, versions or {}))
+    def make(changes: dict[str, Any] | None = None, versions: dict[str, str] | None = None) -> Schedule:
+        return Schedule(tasks_of(with_splits(make_config(changes)), versions), RunFolder(tmp_path))
 
     return make
 
 
-def measured(agenda: Agenda, point: Point, value: float = 1.0, arm: int = 0, **changes: Any) -> None:
-    """The driver's part: a record in the folder, and the agenda told."""
-    bound = agenda.arms()[arm]
+def measured(schedule: Schedule, point: Point, value: float = 1.0, arm: int = 0, **changes: Any) -> None:
+    """The driver's part: a record in the folder, and the schedule told."""
+    bound = schedule.arms[arm]
     record = Measurement(
-        key=agenda.keys(bound, point), run="r", arm=bound.arm.name, source="measured", status="done", valid=True,
+        key=schedule.tasks.of(bound, point).key, run="r", arm=bound.arm.name, source="measured", status="done", valid=True,
         invalid_reasons=(), point=point_json(point), arm_info={}, started_at="", wall_s=1.0,
         metrics={"output_throughput_tok_s": value, "mean_ttft_ms": 7.0, "mean_itl_ms": None},
     )  # fmt: skip
     record = replace(record, **changes)
-    agenda.folder.save(record)
-    agenda.saw(bound, point, record)
+    schedule.folder.save(record)
+    schedule.take(schedule.tasks.of(bound, point), record)
 
 
-def run(agenda: Agenda, values: list[float], arm: int = 0) -> list[int]:
+def run(schedule: Schedule, values: list[float], arm: int = 0) -> list[int]:
     """Measures one setting as long as it is open; the repeats that were measured."""
     repeats = []
-    for point, value in zip(agenda.open(agenda.arms()[arm]), values, strict=False):
-        measured(agenda, point, value, arm)
+    for point, value in zip(open_points(schedule, schedule.arms[arm]), values, strict=False):
+        measured(schedule, point, value, arm)
         repeats.append(point.repeat)
     return repeats
+
+
+def open_points(schedule: Schedule, arm: BoundArm, repeats: Sequence[int] | None = None) -> Iterator[Point]:
+    return (task.point for task in schedule.open_tasks(arm, repeats))
+
+
+def likely_points(schedule: Schedule, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Point]:
+    return (task.point for task in schedule.likely_tasks(bound, repeats))
 
 
 # --- what is open
 
 
-def test_points_are_open_until_a_valid_record_exists(agenda: Callable[..., Agenda]) -> None:
-    first = agenda({"workload.repeats": 3})
-    points = first.deployment.plan.points
+def test_points_are_open_until_a_valid_record_exists(schedule: Callable[..., Schedule]) -> None:
+    first = schedule({"workload.repeats": 3})
+    points = first.tasks.deployment.plan.points
     measured(first, points[0])
     measured(first, points[1], valid=False, invalid_reasons=("x",))
-    assert list(first.open(first.arms()[0])) == [points[2]], "what failed is not tried again at once"
-    again = agenda({"workload.repeats": 3})
-    assert list(again.open(again.arms()[0])) == [points[1], points[2]]
+    assert list(open_points(first, first.arms[0])) == [points[2]], "what failed is not tried again at once"
+    again = schedule({"workload.repeats": 3})
+    assert list(open_points(again, again.arms[0])) == [points[1], points[2]]
     assert (again.done(), again.left()) == (1, 2)
 
 
@@ -82,48 +88,48 @@ def test_points_are_open_until_a_valid_record_exists(agenda: Callable[..., Agend
         ([100.0, 200.0] * 5, [0, 1, 2, 3, 4, 5]),
     ],
 )
-def test_until(agenda: Callable[..., Agenda], values: list[float], repeats: list[int]) -> None:
-    assert run(agenda(UNTIL), values) == repeats
+def test_until(schedule: Callable[..., Schedule], values: list[float], repeats: list[int]) -> None:
+    assert run(schedule(UNTIL), values) == repeats
 
 
-def test_until_goes_on_where_an_earlier_run_ended(agenda: Callable[..., Agenda]) -> None:
-    assert run(agenda(UNTIL), [100.0, 110.0, 105.0]) == [0, 1, 2]
-    assert run(agenda(UNTIL), [104.0, 105.0, 0.0]) == [3, 4]
-    assert run(agenda(UNTIL), [0.0]) == []
+def test_until_goes_on_where_an_earlier_run_ended(schedule: Callable[..., Schedule]) -> None:
+    assert run(schedule(UNTIL), [100.0, 110.0, 105.0]) == [0, 1, 2]
+    assert run(schedule(UNTIL), [104.0, 105.0, 0.0]) == [3, 4]
+    assert run(schedule(UNTIL), [0.0]) == []
 
 
-def test_until_counts_valid_repeats_of_its_own_arm_and_versions(agenda: Callable[..., Agenda]) -> None:
+def test_until_counts_valid_repeats_of_its_own_arm_and_versions(schedule: Callable[..., Schedule]) -> None:
     changes = {**UNTIL, "arms": PLAIN}
-    first = agenda(changes)
-    points = first.deployment.plan.points
+    first = schedule(changes)
+    points = first.tasks.deployment.plan.points
     for point in points[:3]:
         measured(first, point, 100.0, valid=point.repeat < 2, invalid_reasons=() if point.repeat < 2 else ("x",))
-    assert [p.repeat for p in first.open(first.arms()[0])] == [3, 4, 5], "two valid repeats are no interval"
-    assert [p.repeat for p in first.open(first.arms()[1])] == [0, 1, 2, 3, 4, 5]
+    assert [p.repeat for p in open_points(first, first.arms[0])] == [3, 4, 5], "two valid repeats are no interval"
+    assert [p.repeat for p in open_points(first, first.arms[1])] == [0, 1, 2, 3, 4, 5]
     measured(first, points[3], 100.0)
-    assert not first.has_open(first.arms()[0])
-    other = agenda(changes, {"vllm": "other"})
-    assert [p.repeat for p in other.open(other.arms()[0])] == [0, 1, 2, 3, 4, 5]
+    assert not first.has_open(first.arms[0])
+    other = schedule(changes, {"vllm": "other"})
+    assert [p.repeat for p in open_points(other, other.arms[0])] == [0, 1, 2, 3, 4, 5]
 
 
-def test_without_until_there_are_no_more_repeats_than_asked(agenda: Callable[..., Agenda]) -> None:
-    assert run(agenda({"workload.repeats": 2, "workload.until": c.Until(max_repeats=9)}), [1.0, 5.0, 9.0]) == [0, 1]
+def test_without_until_there_are_no_more_repeats_than_configured(schedule: Callable[..., Schedule]) -> None:
+    assert run(schedule({"workload.repeats": 2, "workload.until": c.Until(max_repeats=9)}), [1.0, 5.0, 9.0]) == [0, 1]
 
 
 # --- the order
 
 
-def order(agenda: Agenda) -> list[tuple[str, tuple[int, ...]]]:
+def order(schedule: Schedule) -> list[tuple[str, tuple[int, ...]]]:
     """(arm, repeats) as they take turns, whole warm-ups marked; `|` where a set is loaded."""
     found: list[tuple[str, tuple[int, ...]]] = []
-    for bound, repeats in agenda.loads():
+    for bound, repeats in schedule.loads():
         found.append(("|", ()))
-        found += [(turn.arm.arm.name + "*" * turn.is_first, turn.repeats) for turn in agenda.turns(bound, repeats)]
+        found += [(turn.arm.arm.name + "*" * turn.is_first, turn.repeats) for turn in schedule.turns(bound, repeats)]
     return found
 
 
-def test_arms_that_share_instances_take_turns_in_a_new_order_each_repeat(agenda: Callable[..., Agenda]) -> None:
-    made = agenda({"arms": {**PD, "route_2": PLAIN["route_2"]}, "workload.repeats": 4})
+def test_arms_that_share_instances_take_turns_in_a_new_order_each_repeat(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": {**PD, "route_2": PLAIN["route_2"]}, "workload.repeats": 4})
     assert order(made)[-2:] == [("|", ()), ("route_2*", (0, 1, 2, 3))]
     turns = order(made)[1:-2]
     assert [repeats for _, repeats in turns] == [(r,) for r in range(4) for _ in range(3)]
@@ -131,11 +137,11 @@ def test_arms_that_share_instances_take_turns_in_a_new_order_each_repeat(agenda:
     assert all(sorted(names) == sorted(PD) for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
     assert [name.endswith("*") for name, _ in turns] == [True] * 3 + [False] * 9
-    assert order(agenda({"arms": {**PD, "route_2": PLAIN["route_2"]}, "workload.repeats": 4})) == order(made)
+    assert order(schedule({"arms": {**PD, "route_2": PLAIN["route_2"]}, "workload.repeats": 4})) == order(made)
 
 
-def test_sets_take_turns_where_asked(agenda: Callable[..., Agenda]) -> None:
-    made = agenda({"arms": PLAIN, "workload.repeats": 6, "workload.interleave": c.Interleave.sets})
+def test_sets_take_turns_where_asked(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": PLAIN, "workload.repeats": 6, "workload.interleave": c.Interleave.sets})
     turns = [turn for turn in order(made) if turn[0] != "|"]
     assert order(made).count(("|", ())) == 12
     assert [repeats for _, repeats in turns] == [(r,) for r in range(6) for _ in range(2)]
@@ -143,14 +149,14 @@ def test_sets_take_turns_where_asked(agenda: Callable[..., Agenda]) -> None:
     assert firsts == {"route_2*", "route_4*"}
 
 
-def test_an_arm_keeps_its_router_where_nothing_takes_turns(agenda: Callable[..., Agenda]) -> None:
-    made = agenda({"arms": PD, "workload.repeats": 2, "workload.interleave": c.Interleave.none})
+def test_an_arm_keeps_its_router_where_nothing_takes_turns(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": PD, "workload.repeats": 2, "workload.interleave": c.Interleave.none})
     assert order(made) == [("|", ()), *((f"{name}*", (0, 1)) for name in PD)]
 
 
-def test_a_turn_with_nothing_open_is_left_out(agenda: Callable[..., Agenda]) -> None:
-    made = agenda({"arms": PD, "workload.repeats": 2})
-    for point in made.deployment.plan.points:
+def test_a_turn_with_nothing_open_is_left_out(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": PD, "workload.repeats": 2})
+    for point in made.tasks.deployment.plan.points:
         measured(made, point, arm=1)
     assert {name.rstrip("*") for name, _ in order(made)[1:]} == {"pd_1p", "pd_3p"}
 
@@ -164,25 +170,27 @@ SEARCH = {
 }  # fmt: skip
 
 
-def climb(agenda: Agenda, holds: dict[str, float], saturated: tuple[float, float] = (40.0, 10.0)) -> list[tuple[str, int, str]]:
-    """Lets every arm measure what is open, the plain one first; an arm holds the rates up to `holds`. What was measured, in order:
-    (arm, repeat, rate). `saturated`: requests/s of all plain instances, prompts alone and whole answers."""
+def sweep_all(
+    schedule: Schedule, capacity: dict[str, float], saturated: tuple[float, float] = (40.0, 10.0)
+) -> list[tuple[str, int, str]]:
+    """Lets every arm measure what is open, the plain one first; an arm meets the SLO up to the rates in `capacity`. What
+    was measured, in order: (arm, repeat, rate). `saturated`: requests/s of all plain instances, prompts alone and whole answers."""
     done = []
-    for bound, repeats in agenda.loads():
-        for turn in agenda.turns(bound, repeats):
+    for bound, repeats in schedule.loads():
+        for turn in schedule.turns(bound, repeats):
             name = turn.arm.arm.name
-            for point in agenda.open(turn.arm, turn.repeats):
+            for point in open_points(schedule, turn.arm, turn.repeats):
                 rate = point.request_rate
                 speed = saturated[point.output_len > 1] if rate is None else rate
-                answered(agenda, turn.arm, point, speed, 50.0 if rate and rate <= holds[name] else 500.0)
+                answered(schedule, turn.arm, point, speed, 50.0 if rate and rate <= capacity[name] else 500.0)
                 done.append((name, point.repeat, f"{rate:g}" if rate else f"all at once, {point.output_len} out"))
     return done
 
 
-def answered(agenda: Agenda, arm: BoundArm, point: Point, speed: float, ttft_ms: float, checks: tuple[Check, ...] = ()) -> None:
-    key = agenda.keys(arm, point)
-    raw = agenda.folder.raw_name(arm.arm.name, point.id, key)
-    requests = agenda.folder.requests_path(arm.arm.name, point.id, key)
+def answered(schedule: Schedule, arm: BoundArm, point: Point, speed: float, ttft_ms: float, checks: tuple[Check, ...] = ()) -> None:
+    key = schedule.tasks.of(arm, point).key
+    raw = schedule.folder.raw_name(arm.arm.name, point.id, key)
+    requests = schedule.folder.requests_path(arm.arm.name, point.id, key)
     requests.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(REQUEST_COLUMNS), *[f"{n},128,32,{ttft_ms},9,9,400,1" for n in range(10)]]
     requests.write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -192,16 +200,16 @@ def answered(agenda: Agenda, arm: BoundArm, point: Point, speed: float, ttft_ms:
         metrics={"request_throughput_per_s": speed},
         provenance={"raw": f"{raw}.json.gz"},
     )  # fmt: skip
-    agenda.folder.save(record)
-    agenda.saw(arm, point, record)
+    schedule.folder.save(record)
+    schedule.take(schedule.tasks.of(arm, point), record)
 
 
-def searching(agenda: Callable[..., Agenda], **search: Any) -> Agenda:
-    return agenda({**SEARCH, "workload.search": replace(SEARCH["workload.search"], **search)})  # type: ignore[type-var]
+def searching(schedule: Callable[..., Schedule], **search: Any) -> Schedule:
+    return schedule({**SEARCH, "workload.search": replace(SEARCH["workload.search"], **search)})  # type: ignore[type-var]
 
 
-def test_each_arm_climbs_until_its_rate_is_known_and_begins_there_again(agenda: Callable[..., Agenda]) -> None:
-    done = climb(searching(agenda), {"route_4": 8.0, "pd_1p3d": 4.0, "pd_2p2d": 32.0, "pd_3p1d": 0.5})
+def test_each_arm_sweeps_until_its_rate_is_known_and_begins_there_again(schedule: Callable[..., Schedule]) -> None:
+    done = sweep_all(searching(schedule), {"route_4": 8.0, "pd_1p3d": 4.0, "pd_2p2d": 32.0, "pd_3p1d": 0.5})
     rates = {(arm, repeat): [rate for a, r, rate in done if (a, r) == (arm, repeat)] for arm, repeat, _ in done}
     assert rates["route_4", 0] == ["8", "16"]
     assert rates["route_4", 1] == rates["route_4", 2] == ["8", "16"]
@@ -211,88 +219,88 @@ def test_each_arm_climbs_until_its_rate_is_known_and_begins_there_again(agenda: 
     assert rates["pd_2p2d", 2] == ["32"]
     assert rates["pd_3p1d", 0] == ["8", "4", "2", "1"]
     assert rates["pd_3p1d", 1] == ["1"]
-    assert climb(searching(agenda), {}) == [], "all is in the folder"
+    assert sweep_all(searching(schedule), {}) == [], "all is in the folder"
 
 
-def test_only_the_ratio_that_saturated_instances_suggest_and_its_neighbours_are_measured(agenda: Callable[..., Agenda]) -> None:
+def test_only_the_ratio_that_saturated_instances_suggest_and_its_neighbours_are_measured(schedule: Callable[..., Schedule]) -> None:
     """40 requests/s of prompts and 10 of answers: decode alone does 13, so that 1P3D serves 10 a second, and 2P2D 6.7."""
-    holds = dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 4.0)
-    done = climb(searching(agenda, neighbours=1), holds)
+    capacity = dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 4.0)
+    done = sweep_all(searching(schedule, neighbours=1), capacity)
     assert done[:2] in ([("route_4", 0, "all at once, 1 out"), ("route_4", 0, "all at once, 32 out")],
                         [("route_4", 0, "all at once, 32 out"), ("route_4", 0, "all at once, 1 out")])  # fmt: skip
     assert {arm for arm, _, _ in done} == {"route_4", "pd_1p3d", "pd_2p2d"}
-    assert {arm for arm, _, _ in climb(searching(agenda, neighbours=0), holds)} == set()
+    assert {arm for arm, _, _ in sweep_all(searching(schedule, neighbours=0), capacity)} == set()
 
 
-def test_an_arm_that_fell_behind_is_not_repeated(agenda: Callable[..., Agenda]) -> None:
-    done = climb(searching(agenda, drop_below=0.6), {"route_4": 1.0, "pd_1p3d": 16.0, "pd_2p2d": 8.0, "pd_3p1d": 32.0})
+def test_an_arm_that_fell_behind_is_not_repeated(schedule: Callable[..., Schedule]) -> None:
+    done = sweep_all(searching(schedule, drop_below=0.6), {"route_4": 1.0, "pd_1p3d": 16.0, "pd_2p2d": 8.0, "pd_3p1d": 32.0})
     repeats = {arm: {repeat for a, repeat, _ in done if a == arm} for arm, _, _ in done}
     assert repeats == {"route_4": {0, 1, 2}, "pd_1p3d": {0}, "pd_2p2d": {0}, "pd_3p1d": {0, 1, 2}}
 
 
-def test_a_rung_that_is_invalid_leaves_its_ladder_and_the_others_go_on(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda)
-    arm = made.arms()[0]
-    first = next(made.open(arm))
+def test_a_rate_that_is_invalid_leaves_its_sweep_and_the_others_go_on(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    arm = made.arms[0]
+    first = next(open_points(made, arm))
     for _ in range(2):
-        assert [p.repeat for p in made.open(arm)] == [0, 1, 2]
+        assert [p.repeat for p in open_points(made, arm)] == [0, 1, 2]
         measured(made, first, valid=False, invalid_reasons=("x",))
-    assert [p.repeat for p in made.open(arm)] == [1, 2]
+    assert [p.repeat for p in open_points(made, arm)] == [1, 2]
 
 
-def test_a_repeat_begins_where_the_last_one_that_knows_ended(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda)
-    arm = made.arms()[0]
-    for point in made.open(arm, [0]):
+def test_a_repeat_begins_where_the_last_one_that_knows_ended(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    arm = made.arms[0]
+    for point in open_points(made, arm, [0]):
         answered(made, arm, point, 1.0, 50.0 if (point.request_rate or 0) <= 2 else 500.0)
     for _ in range(2):
-        measured(made, next(made.open(arm, [1])), valid=False, invalid_reasons=("x",))
-    assert next(made.open(arm, [2])).request_rate == 2.0
+        measured(made, next(open_points(made, arm, [1])), valid=False, invalid_reasons=("x",))
+    assert next(open_points(made, arm, [2])).request_rate == 2.0
 
 
-def test_a_rate_at_which_the_queue_grows_is_lost_though_its_measurement_is_invalid(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda)
-    arm = made.arms()[0]
+def test_a_rate_at_which_the_queue_grows_is_missed_though_its_measurement_is_invalid(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    arm = made.arms[0]
     grows = Check("steady_state", False, "the queue grows", {"holds_rate": False})
     late = Check("client", False, "late", {})
     rates = []
-    for point in made.open(arm, [0]):
+    for point in open_points(made, arm, [0]):
         rates.append(point.request_rate)
         checks = (grows,) if len(rates) == 1 else (grows, late)
         measured(made, point, valid=False, invalid_reasons=("x",), checks=checks)
     assert rates == [8.0, 4.0, 4.0], "one that is invalid for another reason too says nothing"
-    assert [p.request_rate for p in searching(agenda).open(arm, [0])] == [4.0]
+    assert [p.request_rate for p in open_points(searching(schedule), arm, [0])] == [4.0]
 
 
-def test_a_rate_that_missed_the_slo_before_it_was_steady_is_lost(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda)
-    arm = made.arms()[0]
+def test_a_rate_that_missed_the_slo_before_it_was_steady_is_missed(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    arm = made.arms[0]
     short = (Check("steady_state", False, "sending was too short", {"holds_rate": None}),)
     rates = []
-    for point in made.open(arm, [0]):
+    for point in open_points(made, arm, [0]):
         rates.append(point.request_rate)
         answered(made, arm, point, 1.0, 500.0 if len(rates) == 1 else 50.0, short)
-    assert rates == [8.0, 4.0, 4.0], "missed: lost; kept: nobody knows, and it is tried once more"
-    assert [p.request_rate for p in searching(agenda).open(arm, [0])] == [4.0]
+    assert rates == [8.0, 4.0, 4.0], "missed: no more; met: nobody knows, and it is tried once more"
+    assert [p.request_rate for p in open_points(searching(schedule), arm, [0])] == [4.0]
 
 
-def test_prompts_are_made_ahead_for_the_rungs_around_what_an_arm_held(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda)
-    first, second = made.deployment.sets[:2]
-    rates = [(p.repeat, p.request_rate) for p in made.likely(first, (0, 1))]
+def test_prompts_are_made_ahead_for_the_rates_around_an_arm_s_highest(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    first, second = made.tasks.deployment.sets[:2]
+    rates = [(p.repeat, p.request_rate) for p in likely_points(made, first, (0, 1))]
     assert rates[:4] == [(0, 8.0), (1, 8.0), (0, 4.0), (0, 16.0)], "nothing is known: from the middle outwards"
-    assert len(rates) == len(set(rates)) == 2 * len(made.ladders[next(iter(made.ladders))])
-    for point in made.open(first.arms[0], [0]):
+    assert len(rates) == len(set(rates)) == 2 * len(made.sweeps[next(iter(made.sweeps))])
+    for point in open_points(made, first.arms[0], [0]):
         answered(made, first.arms[0], point, 1.0, 50.0 if (point.request_rate or 0) <= 2 else 500.0)
-    assert [p.request_rate for p in made.likely(second, (0,))][:3] == [2.0, 1.0, 4.0]
-    assert 2.0 not in [p.request_rate for p in made.likely(first, (0,))], "measured"
-    assert not list(agenda({"workload.repeats": 3}).likely(first, (0,)))
+    assert [p.request_rate for p in likely_points(made, second, (0,))][:3] == [2.0, 1.0, 4.0]
+    assert 2.0 not in [p.request_rate for p in likely_points(made, first, (0,))], "measured"
+    assert not list(likely_points(schedule({"workload.repeats": 3}), first, (0,)))
 
 
-def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(agenda: Callable[..., Agenda]) -> None:
-    made = searching(agenda, neighbours=1, highest=1024.0)
-    done = climb(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
-    plan = made.deployment.plan
+def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule, neighbours=1, highest=1024.0)
+    done = sweep_all(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
+    plan = made.tasks.deployment.plan
     assert len(plan.points) == 2 + 3 * 11
     mine = sum(arm == "route_4" for arm, _, _ in done)
     assert mine / 2 <= len(plan.sure_points) <= 2 * mine

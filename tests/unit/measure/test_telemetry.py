@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdslurm.measure.telemetry import ENGINE_COUNTERS, difference, parse, report, scrape, total
+from pdslurm.measure.telemetry import ENGINE_COUNTERS, counted, difference, parse, scrape, total
 from pdslurm.plan.deployment import Process
 
 ENGINE = """\
@@ -118,7 +118,7 @@ def test_ranks_of_one_instance_are_summed() -> None:
     assert total(delta, ["vllm:prompt_tokens_total"]) == 300
 
 
-# --- the report
+# --- the counted
 
 
 def found(**more: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def found(**more: Any) -> dict[str, Any]:
     before = {"engine0": parse(engine(0, 0, 1)), "engine1": parse(engine(2, 262144, 2)), "router": parse(ROUTER.format(5, 5))}
     after = {"engine0": parse(engine(0, 0, 5)), "engine1": parse(engine(6, 1835008, 6)), "router": parse(ROUTER.format(9, 10))}
     roles = {"engine0": "prefill", "engine1": "decode"}
-    return report({**before, **more.get("before", {})}, {**after, **more.get("after", {})}, roles, ["router"])
+    return counted({**before, **more.get("before", {})}, {**after, **more.get("after", {})}, roles, ["router"])
 
 
 def test_report() -> None:
@@ -172,7 +172,7 @@ def test_router_requests_unknown(changes: dict[str, Any]) -> None:
 
 
 def test_without_engines_nothing_is_known() -> None:
-    told = report({}, {}, {}, [])
+    told = counted({}, {}, {}, [])
     assert set(told["totals"].values()) == {None}
     assert told["router_requests"] is None
 

@@ -1,10 +1,10 @@
-"""Engines' logs, as UCX of two formats and libfabric write them, against the transports read from them and the reasons given."""
+"""Engines' logs, as UCX of two formats and libfabric write them, against the transports read from them and the mismatches given."""
 
 from __future__ import annotations
 
 import pytest
 
-from pdslurm.measure.transport import Seen, kind, reasons, report, seen_in
+from pdslurm.measure.transport import KvPath, as_json, kind, kv_paths, mismatches
 
 # UCX 1.23, between two nodes without a fabric; what another process writes in between, and vLLM's own lines.
 TCP = """
@@ -69,19 +69,19 @@ INTER, INTRA = "inter-node", "intra-node"
     ("log", "expected"),
     [
         pytest.param("", [], id="nothing"),
-        pytest.param(TCP, [Seen(INTER, ("tcp/eth0",), "software emulation")], id="TCP"),
-        pytest.param(CMA, [Seen(INTRA, ("cma/memory",), "zero-copy")], id="within a node"),
-        pytest.param(TCP + CMA, [Seen(INTER, ("tcp/eth0",), "software emulation"), Seen(INTRA, ("cma/memory",), "zero-copy")],
+        pytest.param(TCP, [KvPath(INTER, ("tcp/eth0",), "software emulation")], id="TCP"),
+        pytest.param(CMA, [KvPath(INTRA, ("cma/memory",), "zero-copy")], id="within a node"),
+        pytest.param(TCP + CMA, [KvPath(INTER, ("tcp/eth0",), "software emulation"), KvPath(INTRA, ("cma/memory",), "zero-copy")],
                      id="both"),
-        pytest.param(RDMA, [Seen(INTER, ("rc_mlx5/mlx5_0:1",), "zero-copy"),
-                            Seen(INTER, ("rc_mlx5/mlx5_0:1", "rc_mlx5/mlx5_1:1"), "zero-copy")], id="RDMA, older format"),
-        pytest.param(STAGED, [Seen(INTER, ("cuda_copy/cuda", "tcp/eth1"), "software emulation")], id="GPU memory over TCP"),
-        pytest.param(EFA, [Seen(None, ("libfabric/efa-direct",), "opened")], id="EFA"),
-        pytest.param(SOCKETS, [Seen(None, ("libfabric/10.0.0.0/16",), "opened")], id="libfabric over TCP"),
+        pytest.param(RDMA, [KvPath(INTER, ("rc_mlx5/mlx5_0:1",), "zero-copy"),
+                            KvPath(INTER, ("rc_mlx5/mlx5_0:1", "rc_mlx5/mlx5_1:1"), "zero-copy")], id="RDMA, older format"),
+        pytest.param(STAGED, [KvPath(INTER, ("cuda_copy/cuda", "tcp/eth1"), "software emulation")], id="GPU memory over TCP"),
+        pytest.param(EFA, [KvPath(None, ("libfabric/efa-direct",), "opened")], id="EFA"),
+        pytest.param(SOCKETS, [KvPath(None, ("libfabric/10.0.0.0/16",), "opened")], id="libfabric over TCP"),
     ],
 )  # fmt: skip
-def test_seen_in(log: str, expected: list[Seen]) -> None:
-    assert list(seen_in(log.splitlines(keepends=True))) == expected
+def test_kv_paths(log: str, expected: list[KvPath]) -> None:
+    assert list(kv_paths(log.splitlines(keepends=True))) == expected
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_kind(lane: str, expected: str) -> None:
     ],
 )  # fmt: skip
 def test_reasons(log: str, asked: str, expected: list[str]) -> None:
-    found = {"engine1": seen_in(log.splitlines())}
-    assert list(reasons(found, asked)) == [f"cluster.network.transport={text}" for text in expected]
+    found = {"engine1": kv_paths(log.splitlines())}
+    assert list(mismatches(found, asked)) == [f"cluster.network.transport={text}" for text in expected]
 
 
 def test_report() -> None:
-    found = {"engine1": seen_in(TCP.splitlines()), "engine2": seen_in((RDMA + IPC).splitlines())}
-    told = report(found)
+    found = {"engine1": kv_paths(TCP.splitlines()), "engine2": kv_paths((RDMA + IPC).splitlines())}
+    told = as_json(found)
     assert told["kinds"] == ["rdma", "shm", "tcp"]
     assert told["engines"]["engine1"] == [{"peer": INTER, "lanes": ("tcp/eth0",), "how": "software emulation"}]
-    told = report({**found, "engine3": ()})
+    told = as_json({**found, "engine3": ()})
     assert told["kinds"] is None, "as soon as one is unknown"
     assert told["engines"]["engine3"] is None

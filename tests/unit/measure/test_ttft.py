@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pdslurm.measure.telemetry import ENGINE_COUNTERS
-from pdslurm.measure.ttft import PARTS, breakdown, spans, starved_decode
+from pdslurm.measure.ttft import breakdown, spans, starved_decode
+from pdslurm.records.measurement import TTFT_PARTS, TTFT_SUMS
 
 
 def engine(role: str, requests: float, **counted: float | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def rounded(values: dict[str, float | None]) -> list[float | None]:
 
 def test_parts_add_up_to_both_engines_spans() -> None:
     found = breakdown(H200, 29.12)
-    assert tuple(found) == (*PARTS, "sum_ms", "measured_ms", "error_ms")
+    assert tuple(found) == tuple(f"{part}_ms" for part in (*TTFT_PARTS, *TTFT_SUMS))
     assert rounded(found) == [3.03, 7.75, 6.4, 3.2, 4.25, 24.62, 29.12, 4.5]
     assert found["sum_ms"] == pytest.approx(1e3 * (0.172372 + 0.221554) / 16), "prefill's span and decode's, nothing left over"
 

@@ -10,12 +10,12 @@ import pytest
 
 from pdslurm.measure.load_validity import steady_state
 from pdslurm.measure.telemetry import ENGINE_COUNTERS
-from pdslurm.measure.validity import Asked, checks, reasons
+from pdslurm.measure.validity import Demand, checks, reasons
 from pdslurm.plan.kv_size import KvSize
 
 # 100 prompts of 512 tokens and 32 output tokens through 1 prefill and 2 decode instances, 4 requests a second for 25 s; the decode
 # instances have two ranks with blocks of 16 tokens, in which a token takes 1,000 bytes.
-ASKED = Asked(
+DEMAND = Demand(
     num_prompts=100, output_len=32, request_rate=4.0, nixl=True, transport="rdma", kv=KvSize(500.0, "bfloat16", 2),
     policies={"prefill": "round_robin", "decode": "round_robin", "both": "round_robin"}, gpus=True,
 )  # fmt: skip
@@ -55,7 +55,7 @@ def good() -> dict[str, Any]:
 def found(
     client: dict[str, Any] | None = None,
     engines: dict[str, dict[str, Any]] | None = None,
-    asked: dict[str, Any] | None = None,
+    demand: dict[str, Any] | None = None,
     wrong_way: tuple[str, ...] = (),
     **telemetry: Any,
 ) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def found(
         for each in told["engines"] if name == "*" else [name]:
             told["engines"][each] |= changes
     sums = {name: None if None in (each := [e[name] for e in told["engines"].values()]) else sum(each) for name in ENGINE_COUNTERS}
-    result = checks({**CLIENT, **(client or {})}, {**told, "totals": sums}, Asked(**{**vars(ASKED), **(asked or {})}), wrong_way)
+    result = checks({**CLIENT, **(client or {})}, {**told, "totals": sums}, Demand(**{**vars(DEMAND), **(demand or {})}), wrong_way)
     return {check.name: check for check in result}
 
 
@@ -118,13 +118,13 @@ FAULTS = [  # planted, the check that has to catch it, what it says
                  "cluster.network.transport=rdma: engine1 fetched KV over tcp/eth0", id="TCP instead of RDMA"),
     pytest.param({"engines": {"engine0": {"prefix_cache_hits": 5_120.0}}}, "prefix_cache",
                  "prefix cache: 5120 of 102400 tokens hit; the point measures the cache", id="the prefix cache is measured"),
-    pytest.param({"asked": {"prefix_hit_rate": 0.5}, "engines": {"engine0": {"prefix_cache_hits": 30_720.0}}}, "prefix_cache",
+    pytest.param({"demand": {"prefix_hit_rate": 0.5}, "engines": {"engine0": {"prefix_cache_hits": 30_720.0}}}, "prefix_cache",
                  "prefix cache: 30720 of 51200 tokens hit; its prompts share 50% at most, the rest is of earlier points",
                  id="more hits than prompts share"),
     pytest.param({"engines": {"engine1": {"requests": 70}, "engine2": {"requests": 30}}}, "workers",
                  "decode instance engine1 had 70 requests; round_robin should give it 50 ± 5; "
                  "decode instance engine2 had 30 requests; round_robin should give it 50 ± 5", id="a lopsided router"),
-    pytest.param({"asked": {"policies": {"decode": "consistent_hash"}}, "engines": {"engine1": {"requests": 80},
+    pytest.param({"demand": {"policies": {"decode": "consistent_hash"}}, "engines": {"engine1": {"requests": 80},
                  "engine2": {"requests": 20}}},
                  "workers", "decode instance engine1 had 80 requests; consistent_hash should give it 50 ± 25; "
                  "decode instance engine2 had 20 requests; consistent_hash should give it 50 ± 25",
@@ -145,9 +145,9 @@ FAULTS = [  # planted, the check that has to catch it, what it says
                  "sending took 24.8 s, less than 4 times a mean request of 6.72 s", id="a rate that is not held"),
     pytest.param({"client": {"spans": [[i / 4, i / 4 + 7] for i in range(100)]}}, "steady_state",
                  "sending took 24.8 s, less than 4 times a mean request of 7 s", id="a window too short"),
-    pytest.param({"client": {"spans": [[i / 3, i / 3 + 1] for i in range(100)]}, "asked": {"max_concurrency": 3}}, "steady_state",
+    pytest.param({"client": {"spans": [[i / 3, i / 3 + 1] for i in range(100)]}, "demand": {"max_concurrency": 3}}, "steady_state",
                  "at 3 in flight it takes 3.03 requests/s, not 4", id="a concurrency that stands in the way"),
-    pytest.param({"asked": {"request_rate": None, "max_concurrency": 32}}, "steady_state",
+    pytest.param({"demand": {"request_rate": None, "max_concurrency": 32}}, "steady_state",
                  "100 requests in 3.12 rounds of 32, fewer than 4: its beginning and its end weigh too much",
                  id="a closed loop that hardly goes round"),
     pytest.param({"gpus": HOT}, "clocks", "node0: GPU 1 was slowed by HW thermal for 5.2 of 26 s", id="throttled clocks"),
@@ -171,24 +171,24 @@ HARMLESS = [
     pytest.param({"engines": {"engine1": {"nixl_bytes": 25.8e6}}}, id="0.4 % more bytes"),
     pytest.param({"engines": {"engine1": {"prefix_cache_hits": 5_120.0, "nixl_bytes": 20.48e6},
                  "engine0": {"prefix_cache_hits": 25_600.0}},
-                  "asked": {"prefix_hit_rate": 0.5}}, id="what a decode instance had cached is not moved"),
+                  "demand": {"prefix_hit_rate": 0.5}}, id="what a decode instance had cached is not moved"),
     pytest.param({"engines": {"engine0": {"prefix_cache_hits": 1_000.0}}}, id="1 % of the tokens hit"),
-    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 50_000.0}}, "asked": {"prefix_hit_rate": None}},
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 50_000.0}}, "demand": {"prefix_hit_rate": None}},
                  id="hits that nobody can foretell"),
-    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 10_240.0}}, "asked": {"prefix_hit_rate": 0.5}},
+    pytest.param({"engines": {"engine0": {"prefix_cache_hits": 10_240.0}}, "demand": {"prefix_hit_rate": 0.5}},
                  id="fewer hits than prompts share"),
     pytest.param({"engines": {"*": {"prefix_cache_hits": None, "prefix_cache_queries": None}}}, id="cache unknown"),
     pytest.param({"engines": {"*": {"prefix_cache_queries": 0.0}}}, id="cache off"),
     pytest.param({"engines": {"*": {"nixl_failed_transfers": None}}}, id="failures unknown"),
     pytest.param({"engines": {"engine1": {"requests": 55}, "engine2": {"requests": 45}}}, id="ten per cent off an equal share"),
-    pytest.param({"asked": {"policies": {"decode": "random"}}, "engines": {"engine1": {"requests": 60},
+    pytest.param({"demand": {"policies": {"decode": "random"}}, "engines": {"engine1": {"requests": 60},
                  "engine2": {"requests": 40}}},
                  id="chance"),
     pytest.param({"engines": {"engine1": {"preemptions": 5.0}}}, id="five preemptions"),
     pytest.param({"client": {"loop_lag_ms": 9.0, "mean_ttft_ms": 10.0}},
                  id="a late wake-up of a shared machine"),
     pytest.param({"client": {"loop_lag_ms": 60.0, "loop_looks": 19}}, id="a late wake-up or two in a point of a second"),
-    pytest.param({"client": {"sending_s": 80.0}, "asked": {"max_concurrency": 50}},
+    pytest.param({"client": {"sending_s": 80.0}, "demand": {"max_concurrency": 50}},
                  id="a bound on concurrency holds requests back"),
     pytest.param({"client": {"decode_s": 38.0}}, id="less than a fifth of a token's time between engine and client"),
     pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_by": ["power cap"]}]}}, id="a power cap"),
@@ -202,11 +202,11 @@ def test_what_is_no_fault(changes: dict[str, Any]) -> None:
 
 
 UNKNOWN = [
-    pytest.param({"client": {"ordered_output_tokens": None}, "asked": {"output_len": 0}}, "output_tokens",
+    pytest.param({"client": {"ordered_output_tokens": None}, "demand": {"output_len": 0}}, "output_tokens",
                  "no output length was ordered",
                  id="lengths as the data set has them"),
-    pytest.param({"asked": {"kv": None}}, "kv_bytes", "the model's KV size is unknown", id="no configuration of the model"),
-    pytest.param({"asked": {"kv": KvSize(None, "bfloat16", 1, "layers of several kinds")}}, "kv_bytes", "layers of several kinds",
+    pytest.param({"demand": {"kv": None}}, "kv_bytes", "the model's KV size is unknown", id="no configuration of the model"),
+    pytest.param({"demand": {"kv": KvSize(None, "bfloat16", 1, "layers of several kinds")}}, "kv_bytes", "layers of several kinds",
                  id="an architecture that is not known"),
     pytest.param({"engines": {"*": {"cache_dtype": "fp8_ds_mla"}}}, "kv_bytes", "the cache's dtype fp8_ds_mla is unknown",
                  id="dtype"),
@@ -216,7 +216,7 @@ UNKNOWN = [
                  "the client does not tell the prompts' lengths in blocks of 48",
                  id="an odd block size"),
     pytest.param({"engines": {"engine1": {"nixl_bytes": None}}}, "kv_bytes", "bytes moved are unknown", id="bytes"),
-    pytest.param({"transport": {"kinds": None}, "asked": {"transport": "any"}}, "transport",
+    pytest.param({"transport": {"kinds": None}, "demand": {"transport": "any"}}, "transport",
                  "the engines do not tell what they fetched KV over, and any will do", id="transport"),
     pytest.param({"engines": {"engine1": {"requests": None}}}, "workers", "an instance does not tell how many requests it had",
                  id="workers"),
@@ -227,11 +227,11 @@ UNKNOWN = [
     pytest.param({"engines": {"engine1": {"decode_time_s": None}}}, "delivery", "unknown, or no token after the first",
                  id="decode time"),
     pytest.param({"client": {"spans": None}}, "steady_state", "unknown", id="spans"),
-    pytest.param({"asked": {"request_rate": None}}, "steady_state", "100 requests at once: a burst has no steady state",
+    pytest.param({"demand": {"request_rate": None}}, "steady_state", "100 requests at once: a burst has no steady state",
                  id="a burst"),
-    pytest.param({"asked": {"even": False}}, "steady_state", "the load is not meant to be steady", id="a ramp"),
+    pytest.param({"demand": {"even": False}}, "steady_state", "the load is not meant to be steady", id="a ramp"),
     pytest.param({"client": {"spans": [[0.0, 1.0]] * 7}}, "steady_state", "7 requests are too few to tell", id="few requests"),
-    pytest.param({"gpus": {}, "asked": {"gpus": False}}, "clocks", "no GPU", id="a CPU"),
+    pytest.param({"gpus": {}, "demand": {"gpus": False}}, "clocks", "no GPU", id="a CPU"),
     pytest.param({"gpus": {"node0": [GPU], "node1": []}}, "clocks", "nvidia-smi does not tell on node1",
                  id="a node that does not tell"),
     pytest.param({"gpus": None}, "clocks", "nvidia-smi does not tell", id="no nvidia-smi"),
@@ -261,7 +261,7 @@ def test_with_none_completed_only_that_is_said() -> None:
 
 def test_without_disaggregation_transfers_do_not_count() -> None:
     plain = {"engine0": engine("both", 50, nixl_transfers=None), "engine1": engine("both", 50, nixl_failed_transfers=3.0)}
-    told = checks(CLIENT, {**good(), "engines": plain, "totals": dict.fromkeys(ENGINE_COUNTERS)}, Asked(100, 32, 4.0, gpus=True))
+    told = checks(CLIENT, {**good(), "engines": plain, "totals": dict.fromkeys(ENGINE_COUNTERS)}, Demand(100, 32, 4.0, gpus=True))
     by_name = {check.name: check for check in told}
     assert [by_name[name].ok for name in ("nixl", "kv_bytes", "transport")] == [None, None, None]
     assert reasons(told) == ()
@@ -289,4 +289,6 @@ def test_chance_seldom_looks_like_a_queue_that_grows(load: float, least: int, mo
 
 
 def test_one_request_at_a_time_is_steady_however_few() -> None:
-    assert found({"spans": [[i, i + 0.5] for i in range(9)]}, asked={"request_rate": None, "max_concurrency": 1})["steady_state"].ok
+    assert found({"spans": [[i, i + 0.5] for i in range(9)]}, demand={"request_rate": None, "max_concurrency": 1})[
+        "steady_state"
+    ].ok

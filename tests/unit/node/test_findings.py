@@ -9,7 +9,7 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.node import findings as f
-from pdslurm.node.parallel_commands import Answer
+from pdslurm.node.parallel_commands import CommandResult
 
 MakeConfig = Callable[..., c.Config]
 GIB = 2**30
@@ -38,7 +38,7 @@ def test_what_a_configuration_asks_for(
     config = make_config(changes)
     assert f.nixl_backends(config) == backends
     assert f.kv_connectors(config) == connectors
-    assert f.rdma_asked(config) == asked
+    assert f.rdma_fields(config) == asked
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_model(make_config: MakeConfig, changes: dict[str, Any], found: dict[str
     assert list(f.model_findings(config, found)) == [f"model.path={config.model.path}: {text}" for text in findings]
 
 
-OK = Answer(0, "", "")
+OK = CommandResult(0, "", "")
 VERSIONS = {"vllm": "0.32.0"}
 LOADED: dict[str, Any] = {"error": None, "plugins": ["LIBFABRIC", "UCX"], "backends": {"UCX": {"error": None, "said": []}}}
 
@@ -140,9 +140,10 @@ LOADED: dict[str, Any] = {"error": None, "plugins": ["LIBFABRIC", "UCX"], "backe
     ("changes", "probe", "answer", "findings"),
     [
         pytest.param(PD, {"versions": VERSIONS, "connectors": ["NixlConnector"], "nixl": LOADED}, OK, [], id="fine"),
-        pytest.param({}, {}, Answer(1, "", "a\nModuleNotFoundError: x\n"),
+        pytest.param({}, {}, CommandResult(1, "", "a\nModuleNotFoundError: x\n"),
                      ["runtime.python=python: does not run (exit code 1: a / ModuleNotFoundError: x)"], id="no Python"),
-        pytest.param({}, {}, Answer(None, "", ""), ["runtime.python=python: does not run (no answer within 120 s)"], id="hangs"),
+        pytest.param({}, {}, CommandResult(None, "", ""),
+                     ["runtime.python=python: does not run (no answer within 120 s)"], id="hangs"),
         pytest.param({}, {"versions": {"vllm": None}}, OK,
                      ["runtime.python=python: vLLM is not installed there; run `make setup`, or set PDSLURM_ENGINE"], id="no vLLM"),
         pytest.param(
@@ -158,14 +159,14 @@ LOADED: dict[str, Any] = {"error": None, "plugins": ["LIBFABRIC", "UCX"], "backe
                  "for its CUDA"], id="no NIXL",
         ),
         pytest.param(
-            PD, {"versions": VERSIONS}, Answer(139, "", ""),
+            PD, {"versions": VERSIONS}, CommandResult(139, "", ""),
             ["runtime.python=python: NIXL cannot be used there (NIXL took the process with it, exit code 139); install nixl and "
              "nixl-cu12 or nixl-cu13 for its CUDA"], id="a crash",
         ),
     ],
 )  # fmt: skip
 def test_engine(
-    make_config: MakeConfig, changes: dict[str, Any], probe: dict[str, Any], answer: Answer, findings: list[str]
+    make_config: MakeConfig, changes: dict[str, Any], probe: dict[str, Any], answer: CommandResult, findings: list[str]
 ) -> None:
     assert list(f.engine_findings(make_config(changes), probe, answer)) == findings
 

@@ -9,16 +9,11 @@ from pdslurm.node.gpus import (
     GPU_FIELDS,
     Gpu,
     GpuProcess,
-    busy,
-    chosen,
-    clocks_in,
-    during,
-    gpus_in,
-    processes_in,
+    busy_findings,
+    parse_gpus,
+    parse_processes,
     query,
-    states_in,
-    throttle_reasons,
-    throttled,
+    select_gpus,
 )
 
 H200 = """\
@@ -53,12 +48,12 @@ def test_the_commands() -> None:
         ("", ()),
     ],
 )  # fmt: skip
-def test_gpus_in(text: str, found: tuple[Gpu, ...] | None) -> None:
+def test_parse_gpus(text: str, found: tuple[Gpu, ...] | None) -> None:
     if found is None:
         with pytest.raises(ValueError, match=text.splitlines()[0]):
-            gpus_in(text)
+            parse_gpus(text)
     else:
-        assert gpus_in(text) == found
+        assert parse_gpus(text) == found
 
 
 @pytest.mark.parametrize(
@@ -71,34 +66,16 @@ def test_gpus_in(text: str, found: tuple[Gpu, ...] | None) -> None:
         ("GPU-a0, 99, [Insufficient Permissions], [Not Found]\n", (GpuProcess("GPU-a0", 99, None, "[Not Found]"),)),
     ],
 )  # fmt: skip
-def test_processes_in(text: str, found: tuple[GpuProcess, ...]) -> None:
-    assert processes_in(text) == found
-
-
-@pytest.mark.parametrize(
-    ("mask", "names"),
-    [
-        ("0x0000000000000000", []), ("0x0000000000000001", ["idle"]), ("0x0000000000000044", ["power cap", "HW thermal"]),
-        ("0x0000000000001008", ["HW slowdown", "0x1000"]), ("[N/A]", None), ("Active", None),
-    ],
-)  # fmt: skip
-def test_throttle_reasons(mask: str, names: list[str] | None) -> None:
-    assert throttle_reasons(mask) == names
-
-
-def test_states_are_facts_and_an_older_driver_gives_none() -> None:
-    assert states_in("0, 345, 1980, 31, Enabled, 0x0000000000000001\n") == [
-        {"gpu": 0, "sm_mhz": 345, "max_sm_mhz": 1980, "temperature_c": 31, "persistence": True, "clocks_held_by": ["idle"]}
-    ]
-    assert states_in('Field "clocks_throttle_reasons.active" is not a valid field to query.\n') == []
+def test_parse_processes(text: str, found: tuple[GpuProcess, ...]) -> None:
+    assert parse_processes(text) == found
 
 
 @pytest.mark.parametrize(
     ("needs", "given", "indices"),
     [(2, None, [0, 1]), (9, None, [0, 1, 2, 3]), (2, "2,3", [2, 3]), (1, "3,1", [3]), (2, "GPU-a1,GPU-a0", [0, 1]), (2, "7", [])],
 )
-def test_chosen(needs: int, given: str | None, indices: list[int]) -> None:
-    assert [g.index for g in chosen([gpu(n) for n in range(4)], needs, given)] == indices
+def test_select_gpus(needs: int, given: str | None, indices: list[int]) -> None:
+    assert [g.index for g in select_gpus([gpu(n) for n in range(4)], needs, given)] == indices
 
 
 @pytest.mark.parametrize(
@@ -127,39 +104,4 @@ def test_chosen(needs: int, given: str | None, indices: list[int]) -> None:
     ],
 )  # fmt: skip
 def test_busy(gpus: list[Gpu], processes: list[GpuProcess], findings: list[str]) -> None:
-    assert list(busy(gpus, processes, {4242: "alice"}.get)) == findings
-
-
-STATES = """\
-0, 1980, 1980, 61, Enabled, 0x0000000000000004, 120, {hot}, 0, 9000000
-1, [N/A], [N/A], [N/A], Disabled, 0x0000000000000060, [N/A], [N/A], [N/A], [N/A]
-"""
-
-
-def test_clocks_with_the_driver_s_counters() -> None:
-    first, second = clocks_in(STATES.format(hot=5))
-    assert first["clocks_held_by"] == ["power cap"]
-    assert first["slowed_us"] == {"SW thermal": 120, "HW thermal": 5, "HW power brake": 0, "power cap": 9_000_000}
-    assert (second["sm_mhz"], set(second["slowed_us"].values())) == (None, {None})
-    assert clocks_in('Field "clocks_event_reasons_counters.sw_power_cap" is not a valid field to query.') == []
-    assert clocks_in("0, 1980, 1980, 61, Enabled, 0x0000000000000004") == []
-
-
-def test_what_slowed_a_gpu_during_a_point() -> None:
-    before, after = clocks_in(STATES.format(hot=5)), clocks_in(STATES.format(hot=2_000_005))
-    during_it = during(before, after)
-    assert during_it[0]["slowed_s"] == {"SW thermal": 0, "HW thermal": 2, "HW power brake": 0, "power cap": 0}
-    assert during_it[1]["slowed_s"] is None
-    assert list(throttled(during_it, 100.0)) == [
-        "GPU 0 was slowed by HW thermal for 2 of 100 s",
-        "GPU 1 was slowed by SW thermal",
-        "GPU 1 was slowed by HW thermal",
-    ]
-    assert list(throttled(during_it[:1], 201.0)) == [], "below 1 % of the time"
-    assert during(before[:1], after[1:]) == [], "a GPU that was read once"
-
-
-def test_clocks_of_a_driver_without_counters() -> None:
-    (state,) = states_in("3, 345, 1980, 88, Enabled, 0x0000000000000001\n")
-    assert during([state], [state])[0]["slowed_s"] is None
-    assert list(throttled(during([state], [state]), 10.0)) == []
+    assert list(busy_findings(gpus, processes, {4242: "alice"}.get)) == findings

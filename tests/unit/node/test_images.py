@@ -14,10 +14,10 @@ import pytest
 
 from pdslurm.config import Runtime, RuntimeKind
 from pdslurm.errors import PreflightError
-from pdslurm.node.images import Done, Image, ensure_image, file_id, main, tarball_ids, unequal
+from pdslurm.node.images import CommandOutput, Image, ensure_image, file_id, main, tarball_ids
 
 CONFIG, MANIFEST = "c0" * 32, "a1" * 32
-MISSING = Done(1, "", "Error response from daemon: no such image: x: No such image: x:latest")
+MISSING = CommandOutput(1, "", "Error response from daemon: no such image: x: No such image: x:latest")
 
 
 def tarball(path: Path, **files: object) -> Path:
@@ -34,22 +34,22 @@ def tarball(path: Path, **files: object) -> Path:
 class FakeStore:
     """docker or podman on a node: knows `has`, gains `gains` by a load or pull, and raises on anything else."""
 
-    def __init__(self, has: Sequence[str] = (), gains: Sequence[str] = (), *, id: str = CONFIG, **fails: Done) -> None:
+    def __init__(self, has: Sequence[str] = (), gains: Sequence[str] = (), *, id: str = CONFIG, **fails: CommandOutput) -> None:
         self.has, self.gains, self.id, self.fails = list(has), gains, id, fails
         self.did: list[tuple[tuple[str, ...], Path | None]] = []
 
-    def __call__(self, command: Sequence[str], unpack: Path | None) -> Done:
+    def __call__(self, command: Sequence[str], unpack: Path | None) -> CommandOutput:
         verb = "inspect" if command[1:3] == ["image", "inspect"] else command[1]
         if verb in self.fails:
             return self.fails[verb]
         if verb == "inspect":
-            return Done(0, f"{self.id}\n", "") if command[-1] in self.has else MISSING
+            return CommandOutput(0, f"{self.id}\n", "") if command[-1] in self.has else MISSING
         if verb == "list":
-            return Done(0, "\n".join(self.has), "")
+            return CommandOutput(0, "\n".join(self.has), "")
         assert verb in ("pull", "load", "create"), command
         self.did.append((tuple(command[1:]), unpack))
         self.has += self.gains
-        return Done(0, "", "")
+        return CommandOutput(0, "", "")
 
 
 def runtime(kind: str, image: object) -> Runtime:
@@ -138,14 +138,19 @@ def test_a_reference_is_pulled_where_it_is_missing(has: list[str], pulled: bool)
 @pytest.mark.parametrize(
     ("kind", "image", "store", "problem"),
     [
-        ("docker", "org/i:1", FakeStore(pull=Done(1, "", "a\nunauthorized")), "cannot be pulled; load it .*unauthorized"),
-        ("docker", "org/i:1", FakeStore(inspect=Done(1, "", "permission denied")), "cannot be asked on this node; .*permission"),
+        ("docker", "org/i:1", FakeStore(pull=CommandOutput(1, "", "a\nunauthorized")), "cannot be pulled; load it .*unauthorized"),
+        (
+            "docker",
+            "org/i:1",
+            FakeStore(inspect=CommandOutput(1, "", "permission denied")),
+            "cannot be asked on this node; .*permission",
+        ),
         ("docker", "org/i:1", FakeStore(), "was loaded, but there is no image org/i:1"),
         ("docker", "/nowhere/i.tar", FakeStore(), "No such file"),
         ("apptainer", "/nowhere/i.sif", FakeStore(), "No such file"),
     ],
 )
-def test_failures_name_node_and_image(kind: str, image: str, store: Callable[..., Done], problem: str) -> None:
+def test_failures_name_node_and_image(kind: str, image: str, store: Callable[..., CommandOutput], problem: str) -> None:
     with pytest.raises(PreflightError, match=problem) as caught:
         ensure_image(runtime(kind, image), node="n1", run=store)
     assert f"n1: runtime.image={image}: " in str(caught.value)
@@ -176,10 +181,4 @@ def test_enroot_unpacks_once(tmp_path: Path) -> None:
         assert ensure_image(runtime("enroot", path), node="n1", run=store) == Image(file_id(path), name)
         assert store.did == ([] if has else [(("create", "--name", name, str(path)), None)])
     with pytest.raises(PreflightError, match=r"enroot does not run on this node .*no user namespaces"):
-        ensure_image(runtime("enroot", path), node="n1", run=FakeStore(list=Done(1, "", "no user namespaces")))
-
-
-def test_nodes_that_differ() -> None:
-    assert unequal("org/i:1", {"n1": "a", "n2": "a"}) == []
-    (line,) = unequal("org/i:1", {"n1": "a", "n2": "b", "n3": "a"})
-    assert line.startswith("runtime.image=org/i:1: not the same on all nodes (n1, n3: a; n2: b)")
+        ensure_image(runtime("enroot", path), node="n1", run=FakeStore(list=CommandOutput(1, "", "no user namespaces")))

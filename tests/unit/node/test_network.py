@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdslurm.errors import PreflightError
-from pdslurm.node.network import addresses, choose, leading_to
+from pdslurm.node.network import address_towards, addresses, choose_host
 
 NODE = [
     ("lo", "127.0.0.1"),
@@ -30,7 +30,7 @@ NODE = [
     ],
 )
 def test_choose(interface: str | None, cidr: str | None, reached_by: str, expected: tuple[str, str]) -> None:
-    host = choose(interface, cidr, reached_by, NODE, node="n2")
+    host = choose_host(interface, cidr, reached_by, NODE, node="n2")
     assert (host.name, host.address, host.interface) == ("n2", *expected)
 
 
@@ -47,16 +47,16 @@ def test_choose(interface: str | None, cidr: str | None, reached_by: str, expect
 )
 def test_nothing_fits(interface: str | None, cidr: str | None, asked: str) -> None:
     with pytest.raises(PreflightError) as caught:
-        choose(interface, cidr, "10.9.9.9", NODE[:3] + NODE[3:4], node="n2")
+        choose_host(interface, cidr, "10.9.9.9", NODE[:3] + NODE[3:4], node="n2")
     there = "lo 127.0.0.1, docker0 172.17.0.1, eth0 10.78.0.2, ib0 10.79.0.2"
     assert list(caught.value.findings) == [f"{asked}: nothing on n2 fits; it has {there}"]
 
 
 def test_a_node_without_addresses() -> None:
     with pytest.raises(PreflightError, match="it has no IPv4 address at all"):
-        choose(None, None, "10.9.9.9", [], node="n2")
+        choose_host(None, None, "10.9.9.9", [], node="n2")
 
 
 def test_this_machine() -> None:
     assert ("lo", "127.0.0.1") in addresses()
-    assert leading_to("127.0.0.1") == "127.0.0.1"
+    assert address_towards("127.0.0.1") == "127.0.0.1"

@@ -9,11 +9,11 @@ import pytest
 
 from pdslurm.config import Config, Endpoint, LauncherKind, Topology
 from pdslurm.errors import ConfigError
-from pdslurm.plan.attached import attach, deployment_of
-from pdslurm.plan.fairness import compare
-from pdslurm.plan.keys import point_keys
+from pdslurm.plan.attached import attached_deployment
+from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import dump_json, plan_text
+from tests.made import keys_of
 
 MakeConfig = Callable[..., Config]
 ROUTER, P, D = "http://front:8000", "http://p:8100", "http://d:8200"
@@ -31,7 +31,7 @@ def both_arms(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_deployment_starts_nothing_but_the_client(make_config: MakeConfig) -> None:
-    deployment = deployment_of(build_plan(make_config(both_arms())))
+    deployment = make_outline(make_config(both_arms())).deployment
     pd, route = deployment.sets
     assert [(e.role, e.url, e.metrics_url, e.argv) for e in pd.engines] == [
         ("prefill", P, f"{P}/metrics", ()),
@@ -53,7 +53,7 @@ def test_arms_that_share_instances_elsewhere_are_apart_here(make_config: MakeCon
     }
     plan = build_plan(make_config({**KIND, "arms": {"a": one_two, "b": two_one}, "attach": where}))
     assert len(plan.sets) == 1
-    sets = attach(plan).sets
+    sets = attached_deployment(plan).sets
     assert [(s.set.name, [e.role for e in s.engines]) for s in sets] == [
         ("a", ["prefill", "decode", "decode"]),
         ("b", ["prefill", "prefill", "decode"]),
@@ -62,27 +62,27 @@ def test_arms_that_share_instances_elsewhere_are_apart_here(make_config: MakeCon
 
 def test_other_endpoints_are_other_measurements(make_config: MakeConfig) -> None:
     def keys(**changes: Any) -> dict[tuple[str, str], str]:
-        return point_keys(deployment_of(build_plan(make_config(both_arms(**changes)))), {"vllm": "1"})
+        return keys_of(make_config(both_arms(**changes)), {"vllm": "1"})
 
     moved = Endpoint("http://other:8000", both=["http://a:1", "http://c:3"])
     assert keys() == keys()
     differing = {arm for (arm, point), key in keys().items() if keys(route=moved)[arm, point] != key}
     assert differing == {"route"}
     tp4 = {"pd": Topology(nodes=2, prefill=1, tensor_parallel=4), "route": Topology(nodes=2, route=2, tensor_parallel=4)}
-    smaller = build_plan(make_config({**both_arms(), "cluster.gpus_per_node": 4, "arms": tp4}))
-    assert not set(point_keys(deployment_of(smaller), {"vllm": "1"}).values()) & set(keys().values())
+    smaller = make_config({**both_arms(), "cluster.gpus_per_node": 4, "arms": tp4})
+    assert not set(keys_of(smaller, {"vllm": "1"}).values()) & set(keys().values())
 
 
 def test_only_what_is_known_is_compared(make_config: MakeConfig) -> None:
-    deployment = deployment_of(build_plan(make_config(both_arms())))
-    assert {c.field: c.verdict for c in compare(deployment)} == {
+    outline = make_outline(make_config(both_arms()))
+    assert {c.field: c.verdict for c in outline.compared} == {
         "gpus": "same",
         "tensor_parallel": "same",
         "load": "same",
         "instances": "forced",
     }
-    assert f"runs already at {P}" in plan_text(deployment)
-    assert P.rpartition(":")[2] in dump_json(deployment)
+    assert f"runs already at {P}" in plan_text(outline)
+    assert P.rpartition(":")[2] in dump_json(outline)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pdslurm.plan.placement import place
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.points import Point
 from pdslurm.plan.render import plan_text
+from tests.made import outlined
 
 MakeConfig = Callable[..., Config]
 POINT = Point(512, 256, None, None, 1024, 0, 7, ("s",))
@@ -231,7 +232,7 @@ def test_plain_instances_carry_no_connector(make_config: MakeConfig) -> None:
     instance = place(config.topology, config.cluster)[0]
     assert not [
         k
-        for k in commands.engine_env(config, config.topology, instance, 0, host="a", interface=None, side_channel=1)
+        for k in commands.engine_variables(config, config.topology, instance, 0, host="a", interface=None, side_channel=1)
         if "NIXL" in k
     ]
 
@@ -289,10 +290,10 @@ SIDE_CHANNEL = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "h", "VLLM_NIXL_SIDE_CHANNEL_PORT
         ),
     ],
 )
-def test_engine_env(make_config: MakeConfig, changes: dict[str, Any], instance: int, expected: dict[str, str]) -> None:
+def test_engine_variables(make_config: MakeConfig, changes: dict[str, Any], instance: int, expected: dict[str, str]) -> None:
     config = make_config(changes)
     placed = place(config.topology, config.cluster)[instance]
-    assert commands.engine_env(config, config.topology, placed, 0, host="h", interface=None, side_channel=20001) == expected
+    assert commands.engine_variables(config, config.topology, placed, 0, host="h", interface=None, side_channel=20001) == expected
 
 
 @pytest.mark.parametrize("transport", Transport)
@@ -301,7 +302,7 @@ def test_sockets_stay_on_the_chosen_interface(make_config: MakeConfig, transport
     ours = {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "ib0", "TP_SOCKET_IFNAME": "ib0"}
     ours |= {"UCX_NET_DEVICES": "ib0"} if transport is Transport.tcp else {}  # else UCX could not use mlx5_0
     placed = place(config.topology, config.cluster)[0]
-    env = commands.engine_env(config, config.topology, placed, 0, host="h", interface="ib0", side_channel=0)
+    env = commands.engine_variables(config, config.topology, placed, 0, host="h", interface="ib0", side_channel=0)
     assert {k: v for k, v in env.items() if v == "ib0"} == ours
 
 
@@ -378,7 +379,7 @@ def test_router_argv(make_config: MakeConfig, router: Router, urls: dict[str, li
         ),
         pytest.param(
             {"workload.ramp_up": RampUp(2, 8)},
-            POINT.rehearsal(8),
+            POINT.warm_up(8),
             "--request-rate inf --num-prompts 8 --seed 6",
             "--ramp-up-strategy",
             id="a warm-up waits for nothing",
@@ -421,7 +422,7 @@ def test_router_argv(make_config: MakeConfig, router: Router, urls: dict[str, li
         ),
         pytest.param(
             {"workload.dataset": "prefix_repetition", "workload.prefix_len": 384, "workload.num_prefixes": 16},
-            POINT.rehearsal(8),
+            POINT.warm_up(8),
             "--prefix-repetition-num-prefixes 8",
             "",
             id="a warm-up of fewer prompts than beginnings",
@@ -443,7 +444,7 @@ def test_router_argv(make_config: MakeConfig, router: Router, urls: dict[str, li
         ),
         pytest.param(
             {"workload.dataset": "trace", "workload.dataset_path": "a.csv", "workload.trace": Trace(seconds=0.5)},
-            Point(0, 0, None, None, 10, 0, 7, ()).rehearsal(4),
+            Point(0, 0, None, None, 10, 0, 7, ()).warm_up(4),
             "--num-prompts 4 --pdslurm-trace " + shlex.quote(json.dumps({**TRACE, "timed": False})),
             "",
             id="a trace's warm-up",
@@ -484,7 +485,7 @@ def test_awkward_text_stays_one_argument(make_config: MakeConfig, field: str, va
     """In argv as it is, and in the printed plan so that a shell reads it back."""
     value = json.loads(json.dumps(value).replace("{}", json.dumps(awkward)[1:-1]))
     deployment = bind(build_plan(make_config({"topology.route": 4, field: value})))
-    config, text = deployment.plan.config, plan_text(deployment)
+    config, text = deployment.plan.config, plan_text(outlined(deployment))
     engine, router = deployment.sets[0].engines[0], deployment.sets[0].arms[0].routers[0]
     bench = (
         *config.runtime.vllm,

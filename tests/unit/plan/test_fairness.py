@@ -15,10 +15,12 @@ from pdslurm.errors import ConfigError
 from pdslurm.launchers.run import run_path, write_provenance
 from pdslurm.plan.checks.configuration import EXPLAINABLE
 from pdslurm.plan.deployment import bind
-from pdslurm.plan.fairness import WHY, as_json, compare, differences, options
+from pdslurm.plan.fairness import WHY, as_json, compare, differences, effective_options
+from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
-from pdslurm.plan.render import opening, plan_json, plan_text
+from pdslurm.plan.render import dump_json, opening, plan_text
 from pdslurm.records.run_folder import RunFolder
+from tests.made import tasks_of
 from tests.unit.plan.test_golden import EXPERIMENTS, composed
 
 MakeConfig = Callable[..., c.Config]
@@ -123,9 +125,9 @@ def test_a_dense_model_needs_no_expert_parallel(make_config: MakeConfig, hf_conf
 
 
 def test_one_arm_has_nothing_to_differ_from(make_config: MakeConfig) -> None:
-    deployment = bind(build_plan(make_config()))
-    assert "fairness" not in plan_text(deployment)
-    fairness = plan_json(deployment)["fairness"]
+    outline = make_outline(make_config())
+    assert "fairness" not in plan_text(outline)
+    fairness = json.loads(dump_json(outline))["fairness"]
     assert (fairness["differs"], fairness["forced"]) == ([], [])
     assert fairness["same"]["instances"] == "1 both"
 
@@ -154,12 +156,12 @@ def test_no_experiment_has_a_difference_without_a_reason(experiment: str) -> Non
 
 def test_the_text_names_each_difference_or_its_explanation(make_config: MakeConfig) -> None:
     arms = {"a": plain(), "b": pd(router=c.Router(policy="random"))}
-    text = opening(build_plan(make_config({"arms": arms})))
+    text = opening(make_outline(make_config({"arms": arms})))
     assert "fairness: 1 difference between the arms that their topologies do not force" in text
     assert "  router_policy: round_robin (a); random (b)" in text
     assert f"UNEXPLAINED: {WHY['router_policy']}" in text
     explained = {"router_policy": "random is what is tried", "dtype": "an old reason"}
-    text = plan_text(bind(build_plan(make_config({"arms": arms, "explained": explained}))))
+    text = plan_text(make_outline(make_config({"arms": arms, "explained": explained})))
     assert "      explained: random is what is tried" in text
     assert "UNEXPLAINED" not in text
     assert "  explained.dtype: the arms do not differ in it; leave it out" in text
@@ -167,10 +169,11 @@ def test_the_text_names_each_difference_or_its_explanation(make_config: MakeConf
 
 
 def test_the_run_folder_has_the_same_as_the_plan(make_config: MakeConfig, tmp_path: Path) -> None:
-    deployment = bind(build_plan(make_config({"arms": {"a": plain(), "b": pd(extra_args=["--enforce-eager"])}})))
-    write_provenance(RunFolder(tmp_path), deployment, {})
+    config = make_config({"arms": {"a": plain(), "b": pd(extra_args=["--enforce-eager"])}})
+    outline, tasks = make_outline(config), tasks_of(config)
+    write_provenance(RunFolder(tmp_path), tasks, outline.compared)
     written = json.loads((tmp_path / "fairness.json").read_text())
-    assert written == plan_json(deployment)["fairness"] == as_json(compare(deployment))
+    assert written == json.loads(dump_json(outline))["fairness"] == as_json(compare(tasks.deployment))
     assert written["differs"] == [
         {
             "field": "engine --enforce-eager", "values": {"a": "not given", "b": "on"},
@@ -212,4 +215,4 @@ def test_an_explanation_does_not_change_which_folder_a_run_resumes_in(make_confi
     ],
 )
 def test_options_are_read_as_argparse_has_them(argv: tuple[str, ...], expected: dict[str, str]) -> None:
-    assert options(argv) == expected
+    assert effective_options(argv) == expected

@@ -19,12 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from pdslurm.config import Config, register, to_config
-from pdslurm.plan.deployment import bind
-from pdslurm.plan.keys import point_keys
+from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import dump_json, plan_text
 from pdslurm.plan.splits import with_splits
 from pdslurm.slurm.sbatch_script import sbatch_script
+from tests.made import keys_of
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
@@ -85,7 +85,7 @@ def test_every_experiment_has_a_golden_file_and_none_is_left_over(request: pytes
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_plan(experiment: str, request: pytest.FixtureRequest) -> None:
-    plan = json.loads(dump_json(bind(build_plan(composed(experiment)))))
+    plan = json.loads(dump_json(make_outline(composed(experiment))))
     words = [w for process in plan["processes"] for w in (*process["argv"], *process["env"].values())]
     words += [w for point in plan["points"] for w in point["bench_args"]]
     assert {w for w in words if w.startswith("/")} == {"/v1/completions", str(ROOT / "pdslurm" / "bench" / "client.py")}
@@ -102,7 +102,7 @@ def test_plan(experiment: str, request: pytest.FixtureRequest) -> None:
 )
 def test_what_was_measured_is_found_again(experiment: str, point: tuple[str, str], expected: str) -> None:
     """A key that changes without need makes a resumed run measure everything anew: change these only where numbers change too."""
-    assert point_keys(bind(build_plan(composed(experiment))), {"vllm": "1"})[point] == expected
+    assert keys_of(composed(experiment), {"vllm": "1"})[point] == expected
 
 
 @pytest.mark.parametrize("experiment", ["pd_1p3d", "dp_baseline"])
@@ -118,14 +118,14 @@ def test_script(experiment: str, request: pytest.FixtureRequest) -> None:
 
 def test_a_load_that_vllm_cannot_send_is_told() -> None:
     """The plan has the whole command; the script, which runs by itself, one that `vllm bench serve` takes."""
-    plan = build_plan(composed("pd_1p3d", "workload=mix"))
-    text, script = plan_text(bind(plan)), sbatch_script(plan)
+    outline = make_outline(composed("pd_1p3d", "workload=mix"))
+    text, script = plan_text(outline), sbatch_script(outline.plan)
     assert "as a command (of which only pdslurm knows the options --pdslurm-…):" in text
     assert "--pdslurm-mix" in text
     assert "vllm bench serve cannot send it (mix of " in script
     assert "--pdslurm" not in script
     assert "--random-input-len" in script
-    assert "60 s with 256 different prompts, seed" in plan_text(bind(build_plan(composed("pcie_pd"))))
+    assert "60 s with 256 different prompts, seed" in plan_text(make_outline(composed("pcie_pd")))
 
 
 def compare(request: pytest.FixtureRequest, file: Path, found: str, what: str) -> None:

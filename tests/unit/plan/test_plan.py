@@ -12,8 +12,10 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
 from pdslurm.plan.deployment import bind
+from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan, build_plan
 from pdslurm.plan.render import dump_json, plan_json, plan_text
+from tests.made import outlined
 
 MakeConfig = Callable[..., c.Config]
 
@@ -150,7 +152,7 @@ def test_every_arm_measures_the_same_points_with_the_same_seeds(make_config: Mak
     sweeps = {"s": c.Sweep([128, 256], [32], request_rate=[2.0, None])}
     config = make_config({"arms": arms, "workload.sweeps": sweeps, "workload.repeats": 3})
     by_arm: dict[str, list[tuple[str, int, int]]] = {}
-    for point in plan_json(bind(build_plan(config)))["points"]:
+    for point in plan_json(bind(build_plan(config)), ())["points"]:
         by_arm.setdefault(point["arm"], []).append((point["id"], point["seed"], point["num_prompts"]))
     assert set(by_arm) == set(arms)
     assert len({tuple(listed) for listed in by_arm.values()}) == 1
@@ -164,7 +166,7 @@ def test_a_plan_is_made_of_a_right_configuration_alone(make_config: MakeConfig) 
 
 def test_json_has_what_programs_rely_on(make_config: MakeConfig) -> None:
     deployment = bind(build_plan(make_config({"arms": {"a": pd(1), "b": pd(2), "dp": plain(1)}})))
-    plan = json.loads(dump_json(deployment))
+    plan = json.loads(dump_json(outlined(deployment)))
     promised = {"name", "kind", "role", "group", "node", "gpus", "port", "argv", "env"}
     assert all(promised <= set(process) for process in plan["processes"])
     kinds = [(p["kind"], p["name"], p.get("arm") or p.get("set")) for p in plan["processes"]]
@@ -203,7 +205,7 @@ def test_json_has_what_programs_rely_on(make_config: MakeConfig) -> None:
 
 
 def test_text_tells_a_person_what_would_run(make_config: MakeConfig) -> None:
-    text = plan_text(bind(build_plan(make_config({"arms": {"a": pd(1), "dp": plain(1)}}))))
+    text = plan_text(make_outline(make_config({"arms": {"a": pd(1), "dp": plain(1)}})))
     summary = text.splitlines()[0]
     assert summary.startswith("test: v2-lite on 4 node(s) × 8 H100-80GB (cluster eights); 2 arm(s): a, dp; 1 points each; roughly ")
     assert summary.endswith("GPU-hours")
@@ -215,7 +217,7 @@ def test_text_tells_a_person_what_would_run(make_config: MakeConfig) -> None:
 
 
 def test_text_of_a_large_plan_stays_short(make_config: MakeConfig) -> None:
-    text = plan_text(bind(build_plan(make_config({"topology.nodes": 256, "topology.route": 256}))))
+    text = plan_text(make_outline(make_config({"topology.nodes": 256, "topology.route": 256})))
     assert "224 more of the same kind (launcher.format=json shows all)" in text
     assert "engine15 " in text
     assert "engine16 " not in text
@@ -224,7 +226,7 @@ def test_text_of_a_large_plan_stays_short(make_config: MakeConfig) -> None:
 
 
 def test_text_speaks_of_cpu_slots_where_there_is_no_gpu(make_config: MakeConfig) -> None:
-    text = plan_text(bind(build_plan(make_config({"cluster.device": c.Device.cpu, "topology.route": 4}))))
+    text = plan_text(make_outline(make_config({"cluster.device": c.Device.cpu, "topology.route": 4})))
     assert "4 instance(s) on 32 CPU slots" in text
     assert "GPU" not in text
 
@@ -245,8 +247,8 @@ def test_a_plan_of_1024_nodes_takes_under_two_seconds(make_config: MakeConfig, t
     config = make_config({"topology": topology, "cluster.ports": c.Ports(c.PortRange(6000, 9999), c.PortRange(20000, 29999))})
     start = time.process_time()  # not wall time: other tests share the machine
     deployment = bind(build_plan(config))
-    text = dump_json(deployment)
-    plan_text(deployment)
+    text = dump_json(outlined(deployment))
+    plan_text(outlined(deployment))
     assert time.process_time() - start < 2
     plan = json.loads(text)
     assert len({(p["node"], gpu) for p in plan["processes"] for gpu in p["gpus"]}) == 8192

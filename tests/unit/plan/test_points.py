@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdslurm.config import PromptClass, Ramp, RampUp, Sweep, Trace, Workload
-from pdslurm.plan.points import Point, expected_hit_rate, point_seed, points, ramp_requests, typical_lengths
+from pdslurm.plan.points import Point, expected_hit_rate, point_seed, points_of, ramp_requests, typical_lengths
 
 PANELS = Workload(
     name="two panels",
@@ -43,29 +43,29 @@ def one(**changes: object) -> Point:
     ],
 )
 def test_settings_and_their_sweeps(sweeps: dict[str, Sweep], expected: dict[object, tuple[str, ...]]) -> None:
-    found = points(Workload(name="w", num_prompts=10, repeats=1, sweeps=sweeps), seed=0)
+    found = points_of(Workload(name="w", num_prompts=10, repeats=1, sweeps=sweeps), seed=0)
     assert {p.setting: p.sweeps for p in found} == expected
     assert len(found) == len(expected)
 
 
 def test_seed_004s_two_panels_share_their_corner() -> None:
-    found = points(PANELS, seed=0)
+    found = points_of(PANELS, seed=0)
     assert len(found) == 3 * 8
     assert [p.sweeps for p in found if p.setting == (512, 256, None, None)] == [("input", "output")] * 3
 
 
 def test_every_point_and_repeat_has_a_seed_of_its_own() -> None:
-    seeds = [p.seed for p in points(PANELS, seed=0)]
+    seeds = [p.seed for p in points_of(PANELS, seed=0)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**31 for s in seeds)
-    assert not set(seeds) & {p.seed for p in points(PANELS, seed=1)}
+    assert not set(seeds) & {p.seed for p in points_of(PANELS, seed=1)}
 
 
 def test_a_seed_depends_on_its_own_setting_alone() -> None:
     """So that a point keeps its prompts, and a rerun its results, when the sweep around it grows."""
     more = replace(PANELS, sweeps={"new": Sweep([128], [16]), **PANELS.sweeps}, repeats=5)
-    known = {(p.setting, p.repeat): p.seed for p in points(more, seed=0)}
-    assert {(p.setting, p.repeat): p.seed for p in points(PANELS, seed=0)}.items() <= known.items()
+    known = {(p.setting, p.repeat): p.seed for p in points_of(more, seed=0)}
+    assert {(p.setting, p.repeat): p.seed for p in points_of(PANELS, seed=0)}.items() <= known.items()
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_what_a_seed_depends_on(other: Point) -> None:
 
 
 def test_order_is_shuffled_within_each_repeat_the_same_way_each_time() -> None:
-    found = points(PANELS, seed=0)
-    assert found == points(PANELS, seed=0)
+    found = points_of(PANELS, seed=0)
+    assert found == points_of(PANELS, seed=0)
     assert [p.repeat for p in found] == [0] * 8 + [1] * 8 + [2] * 8
     rounds = [[p.setting for p in found if p.repeat == r] for r in range(3)]
     assert all(sorted(a, key=str) == sorted(b, key=str) for a, b in pairwise(rounds))
     assert all(a != b for a, b in pairwise(rounds))
-    assert rounds[0] != [p.setting for p in points(PANELS, seed=1)][:8]
+    assert rounds[0] != [p.setting for p in points_of(PANELS, seed=1)][:8]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_order_is_shuffled_within_each_repeat_the_same_way_each_time() -> None:
 def test_prompts_of_a_closed_loop(per_concurrency: int | None, concurrency: int | None, expected: int) -> None:
     sweep = Sweep([64], [128], max_concurrency=[concurrency])
     workload = Workload(name="w", num_prompts=256, prompts_per_concurrency=per_concurrency, repeats=1, sweeps={"s": sweep})
-    assert [p.num_prompts for p in points(workload, seed=0)] == [expected]
+    assert [p.num_prompts for p in points_of(workload, seed=0)] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def of(**changes: Any) -> Workload:
     ],
 )
 def test_a_load_in_words_and_in_a_name(changes: dict[str, Any], load: str, name: str) -> None:
-    (point,) = points(of(**changes), seed=0)
+    (point,) = points_of(of(**changes), seed=0)
     assert (point.load, point.id) == (load, name)
     assert re.fullmatch(r"[A-Za-z0-9.-]{1,100}", point.id)
 
@@ -181,7 +181,7 @@ def test_mixes_are_points_of_their_own() -> None:
         n: Sweep(max_concurrency=[4, 8], mix={"short": replace(SHORT, share=1 - s), "long": replace(LONG, share=s)})
         for n, s in shares.items()
     }
-    found = points(of(dataset="mix", sweeps={**sweeps, "again": sweeps["long_10%"]}, repeats=2), seed=0)
+    found = points_of(of(dataset="mix", sweeps={**sweeps, "again": sweeps["long_10%"]}, repeats=2), seed=0)
     assert len(found) == 12
     assert len({p.id for p in found}) == len({p.seed for p in found}) == 12
     assert {p.sweeps for p in found} == {("long_10%", "again"), ("long_20%",), ("long_60%",)}
@@ -201,7 +201,7 @@ def test_mixes_are_points_of_their_own() -> None:
     ],
 )
 def test_requests_for_a_time(changes: dict[str, Any], prompts: int, duration_s: float | None) -> None:
-    (point,) = points(of(**changes), seed=0)
+    (point,) = points_of(of(**changes), seed=0)
     assert (point.num_prompts, point.duration_s) == (prompts, duration_s)
 
 
@@ -216,11 +216,11 @@ def test_requests_of_a_ramp_take_the_time(shape: Ramp, start: int, end: int) -> 
 
 
 def test_a_warm_up_is_the_same_load_at_once_with_other_prompts() -> None:
-    (point,) = points(of(duration_s=60.0, sweeps={"s": Sweep([64], [128], max_concurrency=[4])}), seed=0)
-    before = point.rehearsal(8)
+    (point,) = points_of(of(duration_s=60.0, sweeps={"s": Sweep([64], [128], max_concurrency=[4])}), seed=0)
+    before = point.warm_up(8)
     assert (before.num_prompts, before.duration_s, before.request_rate, before.paced) == (8, None, None, False)
     assert (before.input_len, before.max_concurrency, before.mix) == (point.input_len, 4, point.mix)
-    assert before.seed not in {p.seed for p in points(of(repeats=50), seed=0)}
+    assert before.seed not in {p.seed for p in points_of(of(repeats=50), seed=0)}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_the_hit_rate_that_is_to_be_expected(changes: dict[str, Any], expected: 
 def test_each_point_has_its_own_expected_hit_rate() -> None:
     workload = of(prefix_caching=True, dataset="prefix_repetition", prefix_len=384, num_prefixes=16,
                   sweeps={"s": Sweep([512, 1024], [64])})  # fmt: skip
-    found = {p.input_len: expected_hit_rate(workload, p) for p in points(workload, seed=0)}
+    found = {p.input_len: expected_hit_rate(workload, p) for p in points_of(workload, seed=0)}
     assert found == {512: 15 / 16 * 384 / 512, 1024: 15 / 16 * 384 / 1024}
 
 
@@ -267,5 +267,5 @@ def test_lengths_for_an_estimate(point: Point, expected: tuple[float, float]) ->
 
 
 def test_one_seed_for_all_is_the_runs_own() -> None:
-    assert {point.seed for point in points(replace(PANELS, one_seed=True), 7)} == {7}
-    assert len({point.seed for point in points(PANELS, 7)}) == 8 * PANELS.repeats
+    assert {point.seed for point in points_of(replace(PANELS, one_seed=True), 7)} == {7}
+    assert len({point.seed for point in points_of(PANELS, 7)}) == 8 * PANELS.repeats

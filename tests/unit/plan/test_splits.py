@@ -9,10 +9,10 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
-from pdslurm.plan.deployment import bind
+from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import plan_text
-from pdslurm.plan.splits import balanced, splits, with_splits
+from pdslurm.plan.splits import split_topologies, with_splits
 
 MakeConfig = Callable[..., c.Config]
 
@@ -27,7 +27,7 @@ def test_every_split_of_four_nodes(make_config: MakeConfig) -> None:
 
 
 def test_splits_of_one_node() -> None:
-    made = splits(c.Topology(nodes=1, tensor_parallel=2, extra_args=["--x"]), 8)
+    made = split_topologies(c.Topology(nodes=1, tensor_parallel=2, extra_args=["--x"]), 8)
     assert list(made) == ["route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"]
     assert {topology.route for topology in made.values()} == {4, 1}
     assert all(topology.extra_args == ["--x"] for topology in made.values())
@@ -46,7 +46,7 @@ def test_splits_of_one_node() -> None:
 )
 def test_no_room_for_splits(topology: c.Topology, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        splits(topology, 8)
+        split_topologies(topology, 8)
 
 
 def test_splits_beside_arms_are_refused(make_config: MakeConfig) -> None:
@@ -54,26 +54,11 @@ def test_splits_beside_arms_are_refused(make_config: MakeConfig) -> None:
         with_splits(make_config({"splits": True, "arms": {"a": c.Topology(nodes=4, tensor_parallel=8)}}))
 
 
-@pytest.mark.parametrize(
-    ("count", "prefill_per_s", "together_per_s", "prefill"),
-    [
-        (4, 10.0, 5.0, 2),  # decode 10: both sides alike
-        (4, 10.0, 2.5, 1),  # decode 3.33
-        (4, 10.0, 8.0, 3),  # decode 40
-        (8, 10.0, 2.5, 2),
-        (4, 10.0, 12.0, 3),  # answers whole faster than prompts alone: measured within noise, decode costs nothing
-        (2, 1.0, 0.1, 1),
-    ],
-)
-def test_balanced(count: int, prefill_per_s: float, together_per_s: float, prefill: int) -> None:
-    assert balanced(count, prefill_per_s, together_per_s) == prefill
-
-
 def test_a_plan_with_a_search_tells_its_ladders_and_not_every_rung(make_config: MakeConfig) -> None:
     search = c.Search(lowest=1.0, highest=100.0, step=1.25, neighbours=1)
     config = with_splits(make_config({"splits": True, "workload.search": search, "workload.duration_s": 60.0,
                                       "slo": c.Slo("chat", ttft_ms=1000), "workload.repeats": 3}))  # fmt: skip
-    text = plan_text(bind(build_plan(config)))
+    text = plan_text(make_outline(config))
     assert "about 14 points each" in text.splitlines()[0]
     said = text[text.index("sent at once") :].splitlines()
     assert [line.partition(",")[0] for line in said[1:3]] == [

@@ -14,11 +14,11 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import ResultsError
 from pdslurm.plan.deployment import Host, bind
-from pdslurm.plan.keys import point_keys
 from pdslurm.plan.plan import build_plan
 from pdslurm.records.measurement import Check, Measurement, content_key, load_record, metrics_of
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import write_json
+from tests.made import keys_of
 
 MakeConfig = Callable[..., c.Config]
 VERSIONS = {"vllm": "0.32.0", "nixl": "1.5.1"}
@@ -185,7 +185,7 @@ def test_with_nothing_completed_every_metric_is_unknown(completed: int | None) -
 
 
 def keys(config: c.Config, versions: dict[str, str] | None = None, **bound: Any) -> dict[tuple[str, str], str]:
-    return point_keys(bind(build_plan(config), **bound), versions or VERSIONS)
+    return keys_of(config, versions or VERSIONS, bind(build_plan(config), **bound))
 
 
 def test_a_key_a_point(make_config: MakeConfig) -> None:
@@ -202,7 +202,7 @@ def test_keys_do_not_depend_on_the_ports_that_were_free(make_config: MakeConfig,
     taken = {("127.0.0.1", port) for port in (8000, 8001, 8005, 20000, 20003)}
     free, moved = bind(build_plan(config)), bind(build_plan(config), taken=taken)
     assert free.sets[0].engines[0].port != moved.sets[0].engines[0].port
-    assert point_keys(free, VERSIONS) == point_keys(moved, VERSIONS)
+    assert keys_of(config, VERSIONS, free) == keys_of(config, VERSIONS, moved)
 
 
 def test_keys_do_not_depend_on_the_hosts_of_the_allocation(make_config: MakeConfig) -> None:

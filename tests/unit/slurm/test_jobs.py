@@ -79,7 +79,7 @@ def test_the_allocation_this_process_is_in(programs: Callable[..., None], monkey
     programs(squeue='[ "$2" = --jobs=7 ] && echo " n[1-2]"', scontrol='[ "$3" = "n[1-2]" ] && printf "n1\\nn2\\n"')
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    found = jobs.allocation_here()
+    found = jobs.current_allocation()
     assert found == jobs.Allocation("7", ("n1", "n2"), 2)
     for host, here in (("n1", True), ("n1.cluster.local", True), ("n2", False), ("login", False)):
         monkeypatch.setattr("platform.node", lambda host=host: host)
@@ -89,7 +89,7 @@ def test_the_allocation_this_process_is_in(programs: Callable[..., None], monkey
 def test_outside_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="launcher=allocation: not inside a Slurm allocation; run it under salloc or sbatch"):
-        jobs.allocation_here()
+        jobs.current_allocation()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_slurms_own_words(programs: Callable[..., None], script: str | None, sai
     if script:
         programs(squeue=script)
     with pytest.raises(ConfigError) as caught:
-        jobs.ask("squeue", "-h")
+        jobs.run_slurm_command("squeue", "-h")
     assert said in str(caught.value)
 
 
@@ -135,5 +135,4 @@ def test_what_fits(make_config: MakeConfig, changes: dict[str, Any], said: str |
 )  # fmt: skip
 def test_where_a_job_is(programs: Callable[..., None], script: str, state: tuple[str, str]) -> None:
     programs(scontrol=script)
-    assert jobs.job_now("7") == state
-    assert jobs.job_state("7") == state[0]
+    assert jobs.job_state("7") == jobs.JobState(*state)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pdslurm.config import Config, PromptClass, RampUp, Sweep, Trace, Workload
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.configuration import problems
-from pdslurm.plan.points import points
+from pdslurm.plan.points import points_of
 
 MakeConfig = Callable[..., Config]
 OWN = {"s": Sweep()}  # lengths as the data set has them
@@ -229,4 +229,4 @@ def test_the_workloads_that_are_shipped(file: Path) -> None:
     assert workload.name == file.stem
     missing = [f"workload.dataset_path={workload.dataset_path}: no such file"] if workload.dataset_path else []
     assert list(workload_checks.problems(workload, 16384)) == missing
-    assert points(workload, 0)
+    assert points_of(workload, 0)

@@ -6,28 +6,28 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pdslurm.node.check import Report
+from pdslurm.node.node_check import NodeReport
 
 GIB = 2**30
 HEADINGS = ("node", "GPUs", "driver", "fabric", "memlock", "free: run, tmp, shm", "NIXL", "engine", "found")
 
 
-def reports_text(reports: Mapping[str, Report]) -> str:
+def format_table(reports: Mapping[str, NodeReport]) -> str:
     """`reports` by node; `-` for what was not looked at or is not known."""
     rows = [HEADINGS, *(row(name, report) for name, report in reports.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows)
 
 
-def row(name: str, report: Report) -> tuple[str, ...]:
+def row(name: str, report: NodeReport) -> tuple[str, ...]:
     facts, versions = report.facts, report.versions
     engine = " ".join(f"{p} {versions[p]}" for p in ("vllm", "nixl", "vllm-router") if versions.get(p))
-    found = f"{len(report.findings)} finding(s)" if report.findings else "nothing"
-    cells = gpus(facts), facts.get("driver"), fabric(facts), memlock(facts), free(facts), nixl(facts), engine
-    return name, *(cell or "-" for cell in cells), found
+    findings = f"{len(report.findings)} finding(s)" if report.findings else "nothing"
+    cells = gpu_names(facts), facts.get("driver"), fabric(facts), memlock(facts), free_space(facts), nixl_backends(facts), engine
+    return name, *(cell or "-" for cell in cells), findings
 
 
-def gpus(facts: Mapping[str, Any]) -> str:
+def gpu_names(facts: Mapping[str, Any]) -> str:
     """`8 × NVIDIA H200`."""
     return ", ".join(f"{count} × {name}" for name, count in Counter(facts.get("gpu_names", ())).items())
 
@@ -47,12 +47,12 @@ def memlock(facts: Mapping[str, Any]) -> str:
     return f"{limits['memlock'] / GIB:.1f} GiB" if limits["memlock"] >= GIB else f"{limits['memlock'] // 1024} KiB"
 
 
-def free(facts: Mapping[str, Any]) -> str:
+def free_space(facts: Mapping[str, Any]) -> str:
     """GiB free in the run's folder, the temporary folder and /dev/shm."""
     places = [*facts.get("free", {}).values(), facts.get("shm_free")]
     return ", ".join("-" if n is None else f"{n / GIB:.1f}" for n in places) + " GiB"
 
 
-def nixl(facts: Mapping[str, Any]) -> str:
+def nixl_backends(facts: Mapping[str, Any]) -> str:
     """`UCX` where it starts, `LIBFABRIC: fails` where it does not."""
-    return ", ".join(f"{name}: fails" if found["error"] else name for name, found in (facts.get("nixl") or {}).items())
+    return ", ".join(f"{name}: fails" if backend["error"] else name for name, backend in (facts.get("nixl") or {}).items())

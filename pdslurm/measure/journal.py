@@ -1,0 +1,30 @@
+"""What a run tells: lines for people on the display, and everything in events.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pdslurm.measure.progress import Display
+
+EVENTS = "events.jsonl"
+
+
+class Journal:
+    """One for a run; `folder` is the run's."""
+
+    def __init__(self, display: Display, folder: Path) -> None:
+        self.display, self.folder = display, folder
+
+    def say(self, text: str) -> None:
+        self.display.line(text)
+        self.event(text, said=True)
+
+    def event(self, what: str, **more: Any) -> None:
+        """One line in events.jsonl. A full disk must not keep a run from stopping its engines: records report it, this does not."""
+        entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": what, **more}
+        with contextlib.suppress(OSError), (self.folder / EVENTS).open("a") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,67 @@
+"""What a request has to keep, one at a time and by column, and the file that requests are read from."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdslurm.errors import ResultsError
+from pdslurm.records.good_requests import good_share, is_good, read_requests
+from pdslurm.records.measurement import REQUEST_COLUMNS
+
+SLO = {"ttft_ms": 500.0, "tpot_ms": 50.0, "e2el_ms": None}
+GOOD: dict[str, float | None] = {"ok": 1.0, "ttft_ms": 500.0, "tpot_ms": 50.0, "e2el_ms": 9e9, "output_len": 32.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "good"),
+    [
+        ({}, True),
+        ({"ttft_ms": 500.1}, False),
+        ({"tpot_ms": 50.1}, False),
+        ({"ok": 0.0}, False),
+        ({"ttft_ms": None}, False),
+        ({"tpot_ms": None}, False),
+        ({"tpot_ms": None, "output_len": 1.0}, True),
+    ],
+)
+def test_a_good_request(changes: dict[str, float | None], good: bool) -> None:
+    assert is_good({**GOOD, **changes}, SLO) is good
+
+
+def test_the_share_of_good_requests() -> None:
+    late = {**GOOD, "ttft_ms": 900.0}
+    assert good_share([GOOD, GOOD, GOOD, late], SLO) == 0.75
+    assert good_share([late], dict.fromkeys(SLO)) == 1.0
+    assert good_share([], SLO) is None
+
+
+def test_requests_are_read_with_what_is_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "x.requests.csv.gz"
+    path.write_bytes(gzip.compress((",".join(REQUEST_COLUMNS) + "\n0.5,64,1,12.5,,,12.5,1\n").encode()))
+    (request,) = read_requests(path)
+    assert request == {"start_s": 0.5, "input_len": 64.0, "output_len": 1.0, "ttft_ms": 12.5, "tpot_ms": None,
+                       "itl_max_ms": None, "e2el_ms": 12.5, "ok": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"no gzip", gzip.compress(b"start_s\nsoon\n", mtime=0)], ids=["missing", "no gzip", "no number"]
+)
+def test_a_file_of_requests_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.requests.csv.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ResultsError, match=r"x\.requests\.csv\.gz: not a file of requests"):
+        read_requests(path)
+
+
+def test_many_requests_at_once_are_judged_as_one_by_one() -> None:
+    values = {"ok": (0.0, 1.0), "output_len": (None, 1.0, 32.0), **dict.fromkeys(("ttft_ms", "tpot_ms"), (None, 50.0, 501.0))}
+    requests = [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
+    columns = {name: np.array([request[name] for request in requests], dtype=float) for name in values}
+    assert is_good(columns, SLO).tolist() == [is_good(request, SLO) for request in requests]
+    assert 0 < sum(is_good(columns, SLO)) < len(requests)
