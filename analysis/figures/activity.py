@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from analysis.figures.breakdown import PARTS
+from analysis.figures.breakdown import PART_STYLE
 from analysis.figures.by_workload import caption_of
 from analysis.load.frame import SETTING
 from analysis.figures.panels import fixed_text
@@ -20,8 +20,8 @@ from analysis.figures.write import Drawing
 # From top to bottom within an instance. Colours as in the breakdown of the TTFT.
 LANES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "waiting": ("waiting", "requests", {"facecolor": "0.85", "edgecolor": "0.3"}),
-    "prefill_tok_s": ("prefill", "prompt tokens/s", {"facecolor": PARTS["prefill"][1], "edgecolor": "0.2", "hatch": "/////"}),
-    "kv_bytes_s": ("KV in", "B/s", {"facecolor": PARTS["transfer"][1], "edgecolor": "white", "hatch": "\\\\\\\\\\"}),
+    "prefill_tok_s": ("prefill", "prompt tokens/s", {"facecolor": PART_STYLE["prefill"][1], "edgecolor": "0.2", "hatch": "/////"}),
+    "kv_bytes_s": ("KV in", "B/s", {"facecolor": PART_STYLE["transfer"][1], "edgecolor": "white", "hatch": "\\\\\\\\\\"}),
     "decode_tok_s": ("decode", "tokens/s", {"facecolor": "#004488", "edgecolor": "#004488"}),
 }
 ARMS = 3

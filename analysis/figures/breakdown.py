@@ -19,9 +19,10 @@ from analysis.load.frame import SETTING
 from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, Style, canvas, looks
 from analysis.figures.write import Drawing
+from pdslurm.records.measurement import TTFT_PARTS
 
 # From light to dark in the order of a request's way, so that neighbours differ in grey print too; hatches tell them apart as well.
-PARTS = {
+PART_STYLE = {
     "queue": ("queue", "#F0E442", ""),
     "prefill": ("prefill", "#E69F00", "////"),
     "handover": ("hand-over", "#FFFFFF", "...."),
@@ -73,8 +74,8 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
 
 def legend(shown: pd.DataFrame) -> list[Artist]:
     """An entry for each part that occurs."""
-    present = [name for name in PARTS if (shown[name] > 0).any()]
-    patches: list[Artist] = [Patch(**_how(name), label=PARTS[name][0]) for name in present]
+    present = [name for name in TTFT_PARTS if (shown[name] > 0).any()]
+    patches: list[Artist] = [Patch(**_how(name), label=PART_STYLE[name][0]) for name in present]
     return [*patches, Patch(**REST_HOW, label=REST), Line2D([], [], **MEASURED_HOW, label="measured")]
 
 
@@ -82,7 +83,7 @@ def draw_bars(ax: Axes, panel: pd.DataFrame, factor: float) -> None:
     """A bar for each row of the panel, empty where the arm has no parts at this setting; the measured mean with its interval."""
     start = pd.Series(0.0, index=panel.index)
     places = list(range(len(panel)))
-    for name in PARTS:
+    for name in TTFT_PARTS:
         width = panel[name] * factor
         ax.barh(places, width, left=start, height=0.62, **_how(name))
         start = start + width.fillna(0.0)
@@ -96,5 +97,5 @@ def draw_bars(ax: Axes, panel: pd.DataFrame, factor: float) -> None:
 
 
 def _how(name: str) -> dict[str, Any]:
-    _, colour, hatch = PARTS[name]
+    _, colour, hatch = PART_STYLE[name]
     return {"facecolor": colour, "edgecolor": "0.15", "hatch": hatch, "linewidth": 0.5}

@@ -15,13 +15,11 @@ import numpy as np
 import pandas as pd
 
 from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import METRICS, Measurement, is_overloaded, is_unsteady, load_record
+from pdslurm.records.measurement import METRICS, TTFT_PARTS, TTFT_SUMS, Measurement, is_overloaded, is_unsteady, load_record
 from pdslurm.records.run_folder import RunFolder
 
 SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
-# What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it.
-TTFT_PARTS = ("queue", "prefill", "handover", "transfer", "first_decode")
-TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_PARTS, "sum", "measured", "error"))
+TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_PARTS, *TTFT_SUMS))
 # itl_bins: an array of (bin, tokens) for pdslurm.records.measurement.BINS_PER_DECADE; the files are there, or None.
 EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
 COLUMNS = (

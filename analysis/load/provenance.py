@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from pdslurm.errors import ResultsError
+from pdslurm.records.command_line import options
 
 NAMES = ("config.yaml", "plan.json", "fairness.json", "versions.json", "nodes.json", "state.json", "events.jsonl")
 
 
-def options(argv: Sequence[Any]) -> dict[str, str]:
+def option_texts(argv: Sequence[Any]) -> dict[str, str]:
     """The options of a command line by name, `--x=1` like `--x 1`, one without a value as an empty text; several values are joined,
     and so are those of an option that is given several times."""
     found: dict[str, str] = {}
-    name = ""
-    for word in map(str, argv):
-        if word.startswith("-") and not word[1:2].isdigit():
-            name, _, value = word.partition("=")
-            found[name] = f"{found[name]} {value}".strip() if name in found else value
-        elif name:
-            found[name] = f"{found[name]} {word}".strip()
+    for option in options(argv):
+        if option.name:
+            found[option.name] = " ".join([found.get(option.name, ""), *option.values]).strip()
     return found
 
 

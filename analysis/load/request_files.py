@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.load.slo import Slo
 from pdslurm.errors import ResultsError
+from pdslurm.records.good_requests import is_exempt, is_good
 from pdslurm.records.measurement import BINS_PER_DECADE, REQUEST_COLUMNS
 
 Column = npt.NDArray[np.float64]
@@ -48,22 +49,17 @@ def read(path: Path) -> Mapping[str, Column]:
 
 def _reduced(requests: Mapping[str, Column], slo: Slo | None) -> tuple[object, ...]:
     ok = requests["ok"] == 1
-    return len(ok), int(ok.sum()), good(requests, ok, slo), *(bins(requests[f"{what}_ms"][ok], FINE) for what in BINNED)
+    return len(ok), int(ok.sum()), good_count(requests, slo), *(bins(requests[f"{what}_ms"][ok], FINE) for what in BINNED)
 
 
-def good(requests: Mapping[str, Column], ok: npt.NDArray[np.bool_], slo: Slo | None) -> float:
-    """How many requests that ended well kept every bound; NaN where that cannot be told. A request of one token has no time per
-    output token and keeps every bound on it, as in `vllm bench serve --goodput`."""
+def good_count(requests: Mapping[str, Column], slo: Slo | None) -> float:
+    """How many requests are good; NaN without an SLO, or where a latency that it limits is not known of one that ended well."""
     if not slo:
         return float("nan")
-    kept = ok.copy()
-    for name, bound in slo.items():
-        values = requests[name]
-        nothing_between = requests["output_len"] <= 1 if name in ("tpot_ms", "itl_max_ms") else np.zeros_like(ok)
-        if (np.isnan(values) & ok & ~nothing_between).any():
-            return float("nan")
-        kept &= (values <= bound) | nothing_between
-    return float(kept.sum())
+    ok, lengths = requests["ok"] == 1, requests["output_len"]
+    if any((np.isnan(requests[name]) & ok & ~is_exempt(name, lengths)).any() for name in slo):
+        return float("nan")
+    return float(is_good(requests, slo).sum())
 
 
 def bins(values_ms: Column, per_decade: int) -> Bins | None:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import REQUEST_COLUMNS
+from pdslurm.records.good_requests import LIMITED
 
-Slo = Mapping[str, float]  # column of REQUEST_COLUMNS → its bound in ms, itself allowed
-ALLOWED = tuple(name for name in REQUEST_COLUMNS if name.endswith("_ms"))
+Slo = Mapping[str, float]  # one of LIMITED → its bound in ms
 EXAMPLE = "ttft_ms=500,tpot_ms=50"
 
 
@@ -58,8 +57,8 @@ def checked(given: Iterable[tuple[str, str]], where: str) -> Slo:
             out[name.strip()] = bound = float(value)
         except ValueError:
             bound = 0.0
-        if name.strip() not in ALLOWED or not 0 < bound < float("inf"):
-            allowed = f"a bound in ms above 0 for one or more of {', '.join(ALLOWED)}"
+        if name.strip() not in LIMITED or not 0 < bound < float("inf"):
+            allowed = f"a bound in ms above 0 for one or more of {', '.join(LIMITED)}"
             raise ResultsError(f"{where}: {name.strip()}={value} is no bound; give {allowed}, as in {EXAMPLE}")
     return out
 

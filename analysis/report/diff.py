@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load.frame import SETTING, find, load
-from analysis.load.provenance import RunFiles, options
+from analysis.load.provenance import RunFiles, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
@@ -143,7 +143,7 @@ def arms_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, str]]]:
 def words_of(process: Mapping[str, Any]) -> dict[str, str]:
     argv = [re.sub(r"https?://[^\s\"']+", "URL", str(word)) for word in process.get("argv", [])]
     first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    values = {"command": " ".join(argv[:first]), **options(argv[first:])}
+    values = {"command": " ".join(argv[:first]), **option_texts(argv[first:])}
     values |= {str(name): str(value) for name, value in process.get("env", {}).items()}
     values["GPUs"] = str(len(process.get("gpus", [])))
     return {name: value for name, value in values.items() if name not in PLACES}

@@ -19,15 +19,10 @@ from analysis.report.chart import MEASURES, Group, Key
 from analysis.report.markup import Markup, href, join, link, table, tag
 from analysis.report.summary import number_text
 from analysis.stats import repeats
-from pdslurm.records.measurement import Check, Measurement
+from pdslurm.records.measurement import TTFT_PARTS, TTFT_SUMS, Check, Measurement
 
 MOST_JSON = 4_000_000  # bytes of records in the page; beyond that the links have to do
-TTFT_PARTS = {  # telemetry["ttft"], means per request in ms
-    "queue_ms": "queue", "prefill_ms": "prefill", "handover_ms": "hand-over", "transfer_ms": "transfer",
-    "first_decode_ms": "first decode step",
-}  # fmt: skip
-TTFT_SUMS = {"sum_ms": "sum", "measured_ms": "measured", "error_ms": "error"}
-
+PART_WORDS = {part: part for part in TTFT_PARTS} | {"handover": "hand-over", "first_decode": "first decode step"}
 
 Row = Mapping[str, Any]  # of the judged frame
 
@@ -125,14 +120,14 @@ def ttft(page: Page) -> Markup:
         taken = [page.records[row["path"]].telemetry.get("ttft") for row in page.rows[key] if row["use"] == "used"]
         known = [parts for parts in taken if parts]
         if known:
-            means = {name: mean_of([parts.get(name) for parts in known]) for name in (*TTFT_PARTS, *TTFT_SUMS)}
+            means = {name: mean_of([parts.get(f"{name}_ms") for parts in known]) for name in (*TTFT_PARTS, *TTFT_SUMS)}
             cells = ["-" if value is None else tag("a", number_text(value), href=f"#{group.anchor}") for value in means.values()]
             rows.append([*page.setting(key), key[0], bar(means), *cells])
     if not rows:
         return Markup()
-    heading = [*page.headings(), "arm", "share", *TTFT_PARTS.values(), *TTFT_SUMS.values()]
+    heading = [*page.headings(), "arm", "share", *PART_WORDS.values(), *TTFT_SUMS]
     caption = "Milliseconds, means per request over repeats; error, empty in the strip: measured less the sum; -: no such part"
-    legend = (join([tag("span", "■ ", style=f"color: {colour(i)}"), f"{name}  "]) for i, name in enumerate(TTFT_PARTS.values()))
+    legend = (join([tag("span", "■ ", style=f"color: {colour(i)}"), f"{name}  "]) for i, name in enumerate(PART_WORDS.values()))
     return join([tag("p", *legend), table(heading, rows, caption=caption, numbers=len(TTFT_PARTS) + len(TTFT_SUMS))])
 
 
@@ -143,11 +138,11 @@ def colour(i: int) -> str:
 def bar(means: Mapping[str, float | None]) -> Markup:
     """The parts' shares of the measured TTFT as a strip, empty where no part explains it; the numbers stand beside it."""
     known = [(i, means[name] or 0.0) for i, name in enumerate(TTFT_PARTS)]
-    whole = max(sum(value for _, value in known), means["measured_ms"] or 0.0)
+    whole = max(sum(value for _, value in known), means["measured"] or 0.0)
     if whole <= 0:
         return Markup("-")
     spans = (tag("span", style=f"width: {100 * value / whole:.1f}%; background: {colour(i)}") for i, value in known if value > 0)
-    said = ", ".join(f"{name} {100 * known[i][1] / whole:.0f} %" for i, name in enumerate(TTFT_PARTS.values()))
+    said = ", ".join(f"{name} {100 * known[i][1] / whole:.0f} %" for i, name in enumerate(PART_WORDS.values()))
     return tag("div", *spans, class_="parts", role="img", aria_label=said, title=said)
 
 

@@ -15,13 +15,14 @@ import pandas as pd
 import yaml
 
 from analysis.load.frame import SETTING
-from analysis.load.provenance import RunFiles, options
-from analysis.report.files import write_text
+from analysis.load.provenance import RunFiles, option_texts
 from analysis.report.table import to_csv
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import STATISTICS, Measurement, content_key, load_record
+from pdslurm.records.whole_file import write_text
 
+ADVICE = "choose another --out"
 FORMATS = ("csv", "llmd-benchmark-report")
 SCHEMA = "0.2.1"
 ROLES = {"prefill": "prefill", "decode": "decode"}  # any other is what they call a replica
@@ -38,7 +39,7 @@ RATES = {
 def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
     """Writes measurements.csv, or RUN/ARM/POINT-KEY.yaml for each valid measurement. Raises ResultsError when it cannot."""
     if kind == "csv":
-        return [write_text(out / "measurements.csv", to_csv(frame))]
+        return [write_text(out / "measurements.csv", to_csv(frame), advice=ADVICE)]
     judged = repeats.judge(frame)
     runs = {folder: RunFiles(Path(folder)) for folder in judged["folder"].unique()}
     paths = []
@@ -46,7 +47,7 @@ def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
         record = load_record(Path(str(row.path)))
         value = benchmark_report(record, runs[row.folder])
         name = out / record.run / record.arm / f"{record.point['id']}-{record.key}.yaml"
-        paths.append(write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True)))
+        paths.append(write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True), advice=ADVICE))
     if not paths:
         raise ResultsError(f"nothing to export: {repeats.left_out_text(judged)}")
     return paths
@@ -104,13 +105,13 @@ def component(process: Mapping[str, Any], standardized: Mapping[str, Any]) -> di
     return {
         "metadata": {"label": process["name"], "cfg_id": content_key([argv, env])},
         "standardized": dict(standardized),
-        "native": {"args": {"command": " ".join(map(str, argv)), **options(argv)}, "envars": env},
+        "native": {"args": {"command": " ".join(map(str, argv)), **option_texts(argv)}, "envars": env},
     }
 
 
 def engine(head: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], record: Measurement, run: RunFiles) -> dict[str, Any]:
     """vLLM's own defaults are 1 for every kind of parallelism; with expert parallel it spans TP × DP."""
-    said = options(head.get("argv", []))
+    said = option_texts(head.get("argv", []))
     tp, dp, pp = (int(said.get(f"--{name}-parallel-size", 1)) for name in ("tensor", "data", "pipeline"))
     gpu = ((run.config or {}).get("cluster") or {}).get("gpu")
     return {
@@ -140,7 +141,7 @@ def version(record: Measurement, name: str) -> str:
 
 def load(record: Measurement) -> dict[str, Any]:
     point, client = record.point, record.provenance.get("client") or {}
-    args = options(record.provenance.get("bench_args") or [])
+    args = option_texts(record.provenance.get("bench_args") or [])
     random = point.get("load", args.get("--dataset-name", "random")) == "random"
     setting = {name: point.get(name) for name in (*SETTING, "load")}
     return {

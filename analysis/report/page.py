@@ -25,7 +25,6 @@ from analysis.load.frame import SETTING
 from analysis.load.provenance import RunFiles
 from analysis.report import evidence, machinery
 from analysis.report.chart import MEASURES, Group, Key, chart, swatch
-from analysis.report.files import write_text
 from analysis.report.markup import Markup, join, table, tag
 from analysis.report.summary import summary
 from analysis.stats import repeats
@@ -35,6 +34,7 @@ from analysis.stats.repeats import comparable
 from analysis.stats.verdict import decisions_of
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import load_record
+from pdslurm.records.whole_file import write_text
 
 HERE = Path(__file__).parent
 MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
@@ -197,4 +197,4 @@ def picture(drawing: Drawing) -> str:
 
 def write(frame: pd.DataFrame, out: Path) -> Path:
     """Writes the page. Raises ResultsError when it cannot."""
-    return write_text(out, report(frame, out))
+    return write_text(out, report(frame, out), advice="choose another --out")

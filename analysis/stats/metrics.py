@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.load.frame import SETTING, TTFT_PARTS
+from analysis.load.frame import SETTING
 from analysis.load.request_files import Bins
 from analysis.stats import repeats
+from pdslurm.records.measurement import TTFT_PARTS
 
 DRAWS = 500  # of a bootstrap: its ends are then good to about a tenth of the interval's width
 KEYS = ("series", *SETTING)

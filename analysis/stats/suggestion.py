@@ -1,7 +1,7 @@
 """Judged records and the rates that were held in, what saturated instances suggested and what it costs out, in sentences.
 
 A plain arm that was sent prompts alone, and then whole answers, all at once (the sweep `saturated`), tells what one instance can
-prefill and decode; analysis.stats.split_ratio makes a ratio of that, which the measured arms confirm or refute."""
+prefill and decode; analysis.stats.saturation makes a ratio of that, which the measured arms confirm or refute."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pandas as pd
 
 from analysis.stats.bounds import exact
 from analysis.stats.cost import cost
-from analysis.stats.split_ratio import Saturated, Suggestion, suggest
-
-SATURATED = "saturated"
+from analysis.stats.saturation import Saturated, Suggestion, suggest
+from pdslurm.records.split_ratio import SATURATED, decode_rate
 
 
 def suggestions(used: pd.DataFrame) -> dict[tuple[int, int], Suggestion]:
@@ -27,7 +26,7 @@ def suggestions(used: pd.DataFrame) -> dict[tuple[int, int], Suggestion]:
             outputs = int(whole["output_len"].iloc[0])
             together = whole["request_throughput_per_s"].mean() / count
             if count >= 2 and 0 < together < prompts:
-                decode = 1 / (1 / together - 1 / prompts)
+                decode = decode_rate(prompts, together)
                 one = Saturated(exact(prompts * inputs), exact(decode * outputs), inputs, outputs)
                 found[inputs, outputs] = suggest(one, count, colocated_per_s=exact(together))
     return found

@@ -5,7 +5,6 @@ need no more than it has. Importing vLLM costs 10-40 s; here it is paid once ins
 
     {"do": "prepare", "args": [...]}                   make a point's prompts ahead, while engines load
     {"do": "run", "args": [...], "raw": PATH.json.gz, "requests": PATH.csv.gz}  measure; both paths may be null
-    {"do": "forget"}                                   drop prepared prompts
 
 `args` are those of `vllm bench serve` and of bench_load. Events: ready, progress, prepared, result, error."""
 
@@ -160,7 +159,7 @@ class Client:
         result = sending.outcome(result, self.taken)
         result["first_error"] = next((e for e in result.get("errors") or [] if e), None)
         if raw:
-            output.write_json(Path(raw), output.to_microseconds(result))
+            output.write_result(Path(raw), output.to_microseconds(result))
         if requests:
             output.write_requests(Path(requests), result)
         summary = {k: v for k, v in result.items() if k not in PER_REQUEST}
@@ -229,9 +228,6 @@ def cpu_s() -> float:
 
 def answer(client: Client, command: dict[str, Any]) -> dict[str, Any]:
     """Carries out one command."""
-    if command["do"] == "forget":
-        client.samples.clear()
-        return {"event": "forgotten"}
     args = client.parse(command["args"])
     if command["do"] == "prepare":
         client.prepare(args)

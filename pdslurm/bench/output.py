@@ -1,22 +1,19 @@
 """From the client's result to what is kept of its requests: a line for each, and the distribution of the time between tokens.
 
-Part of the benchmark client: runs in the engine's environment and imports nothing of pdslurm."""
+Part of the benchmark client: runs in the engine's environment and imports of pdslurm the form of the records alone."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-# Both as in pdslurm/records/measurement.py; a test holds them together.
-REQUEST_COLUMNS = ("start_s", "input_len", "output_len", "ttft_ms", "tpot_ms", "itl_max_ms", "e2el_ms", "ok")
-BINS_PER_DECADE = 50
+from pdslurm.records.measurement import BINS_PER_DECADE, REQUEST_COLUMNS
+from pdslurm.records.whole_file import open_whole
+
 TIMES = ("start_times", "ttfts", "itls", "latencies", "queue_times", "client_queue_times")  # seconds, one or a list a request
 SHORTEST_MS = 1e-4  # tokens that come in one chunk have no time between them; a logarithm needs some
 
@@ -70,27 +67,12 @@ def request_rows(result: Mapping[str, Any]) -> Iterator[tuple[float | int | str,
 
 
 def write_requests(path: Path, result: Mapping[str, Any]) -> None:
-    with whole_gz(path) as file:
+    with open_whole(path, compressed=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(REQUEST_COLUMNS)
         writer.writerows(request_rows(result))
 
 
-def write_json(path: Path, value: Any) -> None:
-    with whole_gz(path) as file:
+def write_result(path: Path, value: Any) -> None:
+    with open_whole(path, compressed=True) as file:
         json.dump(value, file, default=str)
-
-
-@contextlib.contextmanager
-def whole_gz(path: Path) -> Iterator[TextIO]:
-    """A compressed text file under a temporary name that gets its own at the end: a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with gzip.open(temporary, "wt", encoding="utf-8", compresslevel=3, newline="") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:  # a full disk keeps nothing that takes space
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

@@ -5,9 +5,7 @@ costs."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pdslurm.errors import ResultsError
 from pdslurm.measure.health import get_many
 from pdslurm.plan.deployment import Process
 from pdslurm.records.measurement import TIMELINE_COLUMNS
+from pdslurm.records.whole_file import cannot_write, open_whole
 
 GAUGES = {"running": "vllm:num_requests_running", "waiting": "vllm:num_requests_waiting"}
 COUNTERS = {
@@ -86,18 +84,8 @@ def rows(looks: Looks, roles: Mapping[str, str], began_s: float) -> Iterator[dic
 
 
 def write(path: Path, looks: Looks, roles: Mapping[str, str], began_s: float) -> None:
-    """Under a temporary name first. Raises ResultsError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(temporary, "wt", newline="", encoding="utf-8", compresslevel=3) as file:
-            lines = csv.DictWriter(file, TIMELINE_COLUMNS)
-            lines.writeheader()
-            lines.writerows(rows(looks, roles, began_s))
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ResultsError(
-            f"cannot write {path}: {error.strerror or error}; free space or fix permissions, then run again"
-        ) from error
+    """The file, whole. Raises ResultsError when it cannot be written."""
+    with cannot_write(path), open_whole(path, compressed=True) as file:
+        lines = csv.DictWriter(file, TIMELINE_COLUMNS)
+        lines.writeheader()
+        lines.writerows(rows(looks, roles, began_s))

@@ -26,13 +26,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pdslurm.measure.telemetry import total_of
+from pdslurm.records.measurement import TTFT_PARTS
 
-PARTS = ("queue_ms", "prefill_ms", "handover_ms", "transfer_ms", "first_decode_ms")
 Engines = Mapping[str, Mapping[str, Any]]
 
 
 def breakdown(engines: Engines, measured_ms: float | None) -> dict[str, float | None]:
-    """PARTS, sum_ms, measured_ms and error_ms, means over requests; None where the arm has no such part or it is unknown. `engines`
+    """TTFT_PARTS and TTFT_SUMS in ms, means over requests; None where the arm has no such part or it is unknown. `engines`
     as in telemetry["engines"], `measured_ms` the client's mean TTFT."""
     decode, first = _of(engines, "decode"), _of(engines, "prefill") or _of(engines, "both")
     prefill = _mean(first, "prefill_time_s")
@@ -43,7 +43,7 @@ def breakdown(engines: Engines, measured_ms: float | None) -> dict[str, float | 
         parts |= {"handover_ms": _minus(_span(decode), transfer, step), "transfer_ms": transfer, "first_decode_ms": step}
     total = None if None in parts.values() else sum(value for value in parts.values() if value is not None)
     return {
-        **dict.fromkeys(PARTS), **parts,
+        **{f"{part}_ms": None for part in TTFT_PARTS}, **parts,
         "sum_ms": total, "measured_ms": measured_ms, "error_ms": _minus(measured_ms, total),
     }  # fmt: skip
 

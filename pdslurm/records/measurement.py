@@ -1,7 +1,6 @@
-"""The one shape of a result: one JSON record per arm, point and repeat, and the folder of a run that holds them.
+"""A record's JSON in, a Measurement out: the one shape of a result, for each arm, point and repeat, and the names of what it holds.
 
-Standard library only: `analysis` imports this module and, for models' sizes, model.py, and nothing else of pdslurm. An unknown
-measurement is None, never 0."""
+An unknown measurement is None, never 0."""
 
 from __future__ import annotations
 
@@ -33,6 +32,9 @@ REQUEST_COLUMNS = ("start_s", "input_len", "output_len", "ttft_ms", "tpot_ms", "
 # The columns of timeline_path's file, a line for each look at an engine; t_s counts from the same moment, what is counted from the
 # point's beginning.
 TIMELINE_COLUMNS = ("t_s", "engine", "role", "running", "waiting", "prompt_tokens", "generation_tokens", "nixl_bytes")
+# What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it; `queue_ms` there.
+TTFT_PARTS = ("queue", "prefill", "handover", "transfer", "first_decode")
+TTFT_SUMS = ("sum", "measured", "error")  # beside them: of all parts, the client's own TTFT, what the parts leave unexplained
 BINS_PER_DECADE = 50  # of a distribution: bin i holds what lies from 10**(i/50) to 10**((i+1)/50), 4.7 % wide
 
 METRICS = (*THROUGHPUTS, *(f"{stat}_{what}_ms" for what in LATENCIES for stat in STATISTICS))

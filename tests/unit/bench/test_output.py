@@ -23,10 +23,6 @@ RESULT: dict[str, Any] = {
 }
 
 
-def test_the_record_s_columns_and_bins() -> None:
-    assert (output.REQUEST_COLUMNS, output.BINS_PER_DECADE) == (measurement.REQUEST_COLUMNS, measurement.BINS_PER_DECADE)
-
-
 def test_a_line_for_each_request_in_the_order_of_their_start(tmp_path: Path) -> None:
     path = tmp_path / "raw" / "arm" / "p.requests.csv.gz"
     output.write_requests(path, RESULT)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from analysis.__main__ import main
-from analysis.load.provenance import RunFiles, options
+from analysis.load.provenance import RunFiles, option_texts
 from analysis.report.export import benchmark_report
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.whole_file import write_json
@@ -138,5 +138,5 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_options_of_a_command_line() -> None:
     argv = ["vllm", "serve", "m", "--a", "1", "--b", "--c=2", "--d", "x", "y", "--d", "z", "--n", "-1"]
-    assert options(argv) == {"--a": "1", "--b": "", "--c": "2", "--d": "x y z", "--n": "-1"}
-    assert json.dumps(options(argv))
+    assert option_texts(argv) == {"--a": "1", "--b": "", "--c": "2", "--d": "x y z", "--n": "-1"}
+    assert json.dumps(option_texts(argv))

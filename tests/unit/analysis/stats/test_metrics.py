@@ -13,7 +13,7 @@ import pytest
 
 from analysis.load import request_files, slo
 from analysis.load.frame import SETTING, load, only
-from analysis.load.request_files import FINE, bins, good, reduce
+from analysis.load.request_files import FINE, bins, good_count, reduce
 from analysis.stats import metrics, repeats, timeline
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS
@@ -49,8 +49,7 @@ def columns(**given: list[float]) -> dict[str, Any]:
          "unknown is not good, nor bad", "one token has no TPOT", "no SLO"],
 )  # fmt: skip
 def test_good_requests(given: dict[str, list[float]], bounds: slo.Slo, expected: float) -> None:
-    table = columns(**given)
-    assert good(table, table["ok"] == 1, bounds) == pytest.approx(expected, nan_ok=True)
+    assert good_count(columns(**given), bounds) == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_request_file_is_read_and_reduced(tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ Chunked prefill rides on decode steps that wait for memory, so that Route N may 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analysis.stats.bounds import Interval, exact, least
+from pdslurm.records.split_ratio import best_prefill
 
 PREFILL, DECODE, EITHER = "prefill", "decode", "prefill or decode"
-CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not distinguishable"
 
 
 @dataclass(frozen=True)
@@ -104,24 +103,15 @@ class Suggestion:
         return self.best.per_s / self.route - 1.0
 
 
-@dataclass(frozen=True)
-class Confrontation:
-    """What measuring said to a suggestion: confirmed, refuted (by which split) or not distinguishable (from which). `errors`: by
-    split, predicted requests/s over measured, less 1."""
-
-    kind: str
-    others: tuple[Split, ...]
-    errors: Mapping[str, Interval]
-
-
 def suggest(one: Saturated, instances: int, *, colocated_per_s: Interval | None = None) -> Suggestion:
     """The split of `instances` equal instances that should serve most. `colocated_per_s`: requests/s of one colocated instance
     where it was measured; otherwise Route N is computed from the two rates. Raises ValueError for fewer than two instances."""
     if instances < 2:
         raise ValueError(f"instances={instances}: P/D needs two at least, one for each role")
     splits = tuple(_split(one, p, instances - p) for p in range(1, instances))
-    best = splits[best_prefill(one.prefill_for_a_decode.value, instances) - 1]
-    first, last = (best_prefill(ratio, instances) for ratio in (one.prefill_for_a_decode.low, one.prefill_for_a_decode.high))
+    ratio = one.prefill_for_a_decode
+    best = splits[best_prefill(instances, 1.0, ratio.value) - 1]
+    first, last = (best_prefill(instances, 1.0, end) for end in (ratio.low, ratio.high))
     a, b = one.prefill_per_s, one.decode_per_s
     return Suggestion(
         splits=splits,
@@ -134,15 +124,6 @@ def suggest(one: Saturated, instances: int, *, colocated_per_s: Interval | None 
     )
 
 
-def best_prefill(ratio: float, instances: int) -> int:
-    """The number of prefill instances of `instances` that serves most where P/D should be `ratio`; of two equals the smaller, which
-    leaves more memory for KV to decode.
-
-    It can only grow with the ratio, for min(P, D·ratio) does: so the best splits over an interval of ratios are all those between
-    the best of its ends."""
-    return max(range(1, instances), key=lambda p: (min(p, (instances - p) * ratio), -p))
-
-
 def in_turn(a: Interval, b: Interval) -> Interval:
     """a·b / (a + b): requests/s of an instance that prefills at `a` and decodes at `b`, one after the other. It grows with both, so
     that bounds go through; products and quotients of intervals would count each error twice."""
@@ -151,23 +132,6 @@ def in_turn(a: Interval, b: Interval) -> Interval:
         return x * y / (x + y)
 
     return Interval(rate(a.value, b.value), rate(a.low, b.low), rate(a.high, b.high))
-
-
-def confront(suggestion: Suggestion, measured: Mapping[tuple[int, int], Interval]) -> Confrontation:
-    """Whether measured requests/s, by (P, D), bear the suggestion out. The best must have been measured, and one other split."""
-    rates = {
-        split: measured[split.prefill, split.decode] for split in suggestion.splits if (split.prefill, split.decode) in measured
-    }
-    best = suggestion.best
-    if best not in rates or len(rates) < 2:
-        have = ", ".join(split.name for split in rates) or "none"
-        raise ValueError(f"measured has {have}; {best.name} and a neighbour are needed to confirm or refute it")
-    errors = {split.name: split.per_s / rate - 1.0 for split, rate in rates.items()}
-    better = tuple(split for split, rate in rates.items() if rate.low > rates[best].high)
-    level = tuple(split for split, rate in rates.items() if split != best and rate.overlaps(rates[best]))
-    if better:
-        return Confrontation(REFUTED, better, errors)
-    return Confrontation(OPEN, level, errors) if level else Confrontation(CONFIRMED, (), errors)
 
 
 def _split(one: Saturated, prefill: int, decode: int) -> Split:

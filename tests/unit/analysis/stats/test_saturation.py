@@ -8,7 +8,7 @@ import pytest
 
 from analysis.stats.bounds import Interval, exact, within
 from analysis.stats.cost import cost, gpu_hours
-from analysis.stats.split_ratio import Saturated, best_prefill, confront, in_turn, suggest
+from analysis.stats.saturation import Saturated, in_turn, suggest
 
 
 def rates(a: float, b: float, *, error: float = 0.0) -> Saturated:
@@ -54,14 +54,6 @@ def test_route_as_measured_takes_the_place_of_the_estimate() -> None:
     assert not suggest(rates(10, 30), 4).route_measured
 
 
-@pytest.mark.parametrize(
-    ("ratio", "instances", "prefill"),
-    [(3.2, 4, 3), (0.1, 4, 1), (1, 4, 2), (1, 5, 2), (0.001, 8, 1), (1000, 8, 7), (1, 2, 1), (0.34, 4, 1), (0.9, 4, 2)],
-)
-def test_best_prefill(ratio: float, instances: int, prefill: int) -> None:
-    assert best_prefill(ratio, instances) == prefill
-
-
 def test_no_split_serves_more_than_route_in_turn() -> None:
     draw = random.Random(1)
     for _ in range(200):
@@ -99,28 +91,6 @@ def test_wider_intervals_leave_more_open() -> None:
 def test_in_turn_counts_each_error_once() -> None:
     found = in_turn(within(10, 1), within(30, 3))
     assert (found.value, found.low, found.high) == pytest.approx((7.5, 6.75, 8.25))  # 10 % in, 10 % out
-
-
-@pytest.mark.parametrize(
-    ("measured", "kind", "others"),
-    [
-        ({(3, 1): within(27, 1), (2, 2): within(19, 1)}, "confirmed", []),
-        ({(3, 1): within(20, 1), (2, 2): within(19, 1)}, "not distinguishable", ["2P2D"]),
-        ({(3, 1): within(18, 2), (2, 2): within(19, 2)}, "not distinguishable", ["2P2D"]),  # ahead, but not for sure
-        ({(3, 1): within(15, 1), (2, 2): within(19, 1), (1, 3): within(9, 1)}, "refuted", ["2P2D"]),
-    ],
-)
-def test_measuring_confirms_or_refutes(measured: dict[tuple[int, int], Interval], kind: str, others: list[str]) -> None:
-    found = confront(suggest(rates(10, 30), 4), measured)
-    assert (found.kind, [s.name for s in found.others]) == (kind, others)
-    assert found.errors["3P1D"].value == pytest.approx(30 / measured[3, 1].value - 1)
-
-
-def test_confront_wants_the_best_and_another() -> None:
-    with pytest.raises(ValueError, match="measured has 2P2D; 3P1D and a neighbour"):
-        confront(suggest(rates(10, 30), 4), {(2, 2): exact(1.0)})
-    with pytest.raises(ValueError, match="measured has 3P1D; 3P1D and a neighbour"):
-        confront(suggest(rates(10, 30), 4), {(3, 1): exact(1.0), (7, 1): exact(1.0)})
 
 
 def test_what_cannot_be_is_named() -> None:
