@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdslurm.config import Config
-from pdslurm.plan.attached import attached_deployment
 from pdslurm.plan.deployment import Deployment, bind
+from pdslurm.plan.endpoints import attached_deployment
 from pdslurm.plan.fairness import Compared, compare
 from pdslurm.plan.plan import Plan, build_plan
 

@@ -9,7 +9,7 @@ import pytest
 
 from pdslurm.config import Config, Endpoint, LauncherKind, Topology
 from pdslurm.errors import ConfigError
-from pdslurm.plan.attached import attached_deployment
+from pdslurm.plan.endpoints import attached_deployment
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import dump_json, plan_text
