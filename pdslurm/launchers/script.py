@@ -35,6 +35,6 @@ def only_arm(config: Config) -> Config:
     if name is None and len(arms) == 1:
         return config
     if name is None or name not in arms:
-        asked = "null" if name is None else name
-        raise ConfigError([f"launcher.arm={asked}: a script serves one arm; choose one of {', '.join(arms)}"])
+        value = "null" if name is None else name
+        raise ConfigError([f"launcher.arm={value}: a script serves one arm; choose one of {', '.join(arms)}"])
     return replace(config, arms={name: arms[name]}) if config.arms else config

@@ -31,7 +31,8 @@ from pdslurm.measure.progress import Display
 from pdslurm.measure.record import blank_record
 from pdslurm.measure.schedule import Schedule, Turn
 from pdslurm.measure.watch import Watch
-from pdslurm.node.processes import Processes, log_tail
+from pdslurm.node.process_logs import log_tail
+from pdslurm.node.processes import Processes
 from pdslurm.plan.deployment import BoundArm, BoundSet, Process
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement

@@ -12,7 +12,7 @@ from pdslurm.measure import telemetry, timeline, transport, ttft, validity
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.watch import Watch
 from pdslurm.node.gpu_states import states_during
-from pdslurm.node.processes import log_lines
+from pdslurm.node.process_logs import log_lines
 from pdslurm.plan.deployment import BoundArm, Process
 from pdslurm.plan.kv_size import kv_size
 from pdslurm.plan.model import hf_config

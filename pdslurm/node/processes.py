@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,9 @@ from pdslurm.config import Runtime
 from pdslurm.errors import ProcessDied
 from pdslurm.node import gpu_states, guard
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.process_logs import cause_from_guard, log_tail
 from pdslurm.plan.deployment import Process
 
-TAIL_LINES = 40
 HURRY_S = 10.0  # for KILL to work where no guard waits for it
 
 
@@ -58,39 +58,9 @@ class Processes(Protocol):
     def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]: ...
 
 
-def log_tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log, read from its end."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 4000 * lines))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-    except OSError as error:
-        return f"(the log cannot be read: {error})"
-
-
-def log_lines(logs: Iterable[Path]) -> Iterator[str]:
-    """Of one log after the other; one that cannot be read has none."""
-    for log in logs:
-        with contextlib.suppress(OSError), log.open(errors="replace") as file:
-            yield from file
-
-
-def exit_cause(code: int) -> str:
+def cause_of_returncode(code: int) -> str:
     """`exit code 1` or `killed by SIGKILL`."""
     return guard.exit_cause(128 - code if code < 0 else code)
-
-
-def cause_from_guard(log: Path) -> str | None:
-    """Why the process ended, from the first of the guard's lines in the last 8 KiB of its log; None while there is none. Asked ten
-    times a second while the log grows, beside what is being measured."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((line.removeprefix(guard.PREFIX) for line in lines if line.startswith(guard.PREFIX)), None)
 
 
 def died(started: Started, cause: str, tail: str | None = None) -> ProcessDied:
@@ -126,7 +96,7 @@ class LocalProcesses:
         self.hurry = hurry  # says whether to kill at once
         self.api_key = api_key
         self.running: list[Running] = []
-        self.log_sizes: dict[str, int] = {}  # at the last look for a guard's line
+        self.log_sizes: dict[str, int] = {}  # when a guard's line was last looked for
         self.left_behind: list[int] = []  # pids that outlived KILL
         self.temp = Path(tempfile.mkdtemp(prefix="pdslurm-"))
 
@@ -192,7 +162,7 @@ class LocalProcesses:
             self.log_sizes[running.process.name] = size
             if cause := cause_from_guard(running.log):
                 return cause
-        return None if code is None else exit_cause(code)
+        return None if code is None else cause_of_returncode(code)
 
     def died(self, name: str, cause: str) -> ProcessDied:
         return died(self.by_name(name), cause)

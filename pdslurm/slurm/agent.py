@@ -31,7 +31,8 @@ from pdslurm.node.engine_env import prepare
 from pdslurm.node.node_check import NodeReport, check_node
 from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import known_options
-from pdslurm.node.processes import LocalProcesses, log_tail
+from pdslurm.node.process_logs import log_tail
+from pdslurm.node.processes import LocalProcesses
 from pdslurm.node.provenance import host_facts
 from pdslurm.plan.deployment import Process
 from pdslurm.slurm.wire import Wire, api_key

@@ -18,7 +18,8 @@ from typing import Any
 from pdslurm.config import Config, Limits, as_dict
 from pdslurm.errors import NotReady, PreflightError, ProcessDied
 from pdslurm.node import guard
-from pdslurm.node.processes import Started, log_tail
+from pdslurm.node.process_logs import log_tail
+from pdslurm.node.processes import Started
 from pdslurm.plan.deployment import Host
 from pdslurm.signals import SignalNote
 from pdslurm.slurm.wire import Wire

@@ -25,11 +25,11 @@ SERVER = Path(__file__).with_name("stand_in_server.py")
 SLURMS = ("slurmstepd", "srun ")
 KINDS = {
     "driver": r"^\S*python\S* -m pdslurm |submitit",
-    "agent": r"^\S*python\S* -m pdslurm\.agent",
+    "agent": r"^\S*python\S* -m pdslurm\.slurm\.agent",
     "guard": r"guard\.py .* serve ",
     "engine": rf"^\S*python\S* -S {SERVER} serve|^VLLM::EngineCore",
     "router": rf"^\S*python\S* -S {SERVER} --host|^\S*python\S* \S*vllm-router",
-    "client": r"bench_client\.py",
+    "client": r"/bench/client\.py",
 }
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
 LIMITS = {"start_s": 20, "point_s": 90, "stop_s": 1, "orphan_s": 5}

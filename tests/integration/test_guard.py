@@ -25,7 +25,7 @@ with open({path!r}, "a+b") as file:
 
 
 class Guarded:
-    """A program under a guard whose leash this test holds."""
+    """A program under a guard whose stdin this test holds open."""
 
     def __init__(self, folder: Path, code: str, stop_s: float) -> None:
         self.log = folder / "log"
@@ -45,7 +45,7 @@ class Guarded:
     def text(self) -> str:
         return self.log.read_text()
 
-    def cut_leash(self) -> None:
+    def close_stdin(self) -> None:
         assert self.popen.stdin
         self.popen.stdin.close()
 
@@ -93,17 +93,17 @@ def test_the_commands_code_is_the_guards(guarded: Callable[..., Guarded], end: s
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
-    leash, held = os.pipe()
+    stdin, writer = os.pipe()
     command = [sys.executable, guard.__file__, "1", "/no/such"]
-    done = subprocess.run(command, stdin=leash, capture_output=True, text=True, check=False, timeout=60)
-    os.close(leash)
-    os.close(held)
+    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False, timeout=60)
+    os.close(stdin)
+    os.close(writer)
     assert done.returncode == guard.OWN_EXIT
     assert done.stderr.startswith("guard: cannot start /no/such: No such file or directory\n")
 
 
-@pytest.mark.parametrize("how", ["leash", "TERM", "HUP"])
-def test_a_cut_leash_or_a_signal_ends_everything(guarded: Callable[..., Guarded], how: str) -> None:
+@pytest.mark.parametrize("how", ["stdin", "TERM", "HUP"])
+def test_a_close_stdin_or_a_signal_ends_everything(guarded: Callable[..., Guarded], how: str) -> None:
     """Among it what left its session and its parent, as a daemon does."""
     running = guarded(
         """
@@ -122,7 +122,7 @@ def test_a_cut_leash_or_a_signal_ends_everything(guarded: Callable[..., Guarded]
     daemon = int(running.text().split()[0])
     assert guard.state(daemon) == "S"
     began = time.monotonic()
-    running.cut_leash() if how == "leash" else running.popen.send_signal(getattr(signal, f"SIG{how}"))
+    running.close_stdin() if how == "stdin" else running.popen.send_signal(getattr(signal, f"SIG{how}"))
     running.popen.wait(10)
     assert 0.3 <= time.monotonic() - began < 1.5  # it was asked first
     assert guard.state(daemon) == ""
@@ -194,7 +194,7 @@ def test_temporary_files_are_removed_and_those_of_others_stay(guarded: Callable[
     running = guarded(f"import tempfile; tempfile.mkstemp(); {STAY}")
     (own,) = (p for p in running.temp.iterdir() if p.is_dir())
     assert len(list(own.iterdir())) == 1
-    running.cut_leash()
+    running.close_stdin()
     running.popen.wait(10)
     assert [p.name for p in running.temp.iterdir()] == ["others"]
 
@@ -253,6 +253,6 @@ def test_a_semaphore_is_found_though_its_maker_mapped_it_under_another_name(guar
     running = guarded(f"from _multiprocessing import SemLock; kept = SemLock(1, 1, 1, '/{name}', False); {STAY}")
     semaphore = Path("/dev/shm", f"sem.{name}")
     assert semaphore.exists()
-    running.cut_leash()
+    running.close_stdin()
     running.popen.wait(10)
     assert not semaphore.exists()

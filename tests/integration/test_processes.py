@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pdslurm.errors import ProcessDied
-from pdslurm.node.processes import LocalProcesses, Running, exit_cause, log_tail
+from pdslurm.node.process_logs import log_tail
+from pdslurm.node.processes import LocalProcesses, Running, cause_of_returncode
 from pdslurm.plan.deployment import Process
 
 
@@ -112,8 +113,8 @@ def test_the_living_are_not_reported(processes: LocalProcesses, start: Callable[
     [(0, "exit code 0"), (1, "exit code 1"), (-9, "killed by SIGKILL"), (-15, "killed by SIGTERM"), (-50, "exit code 178"),
      (137, "killed by SIGKILL"), (250, "exit code 250"), (120, "exit code 120")],
 )  # fmt: skip
-def test_exit_cause(code: int, cause: str) -> None:
-    assert exit_cause(code) == cause
+def test_cause_of_returncode(code: int, cause: str) -> None:
+    assert cause_of_returncode(code) == cause
 
 
 def test_a_death_is_told_before_the_cleaning_up(processes: LocalProcesses, start: Callable[..., Running]) -> None:

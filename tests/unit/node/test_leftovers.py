@@ -30,6 +30,14 @@ CORE = process(31, 30, "VLLM::EngineCore", marked=True)
             [process(40, 1, "python", "-m", "submitit.core._submit"), process(41, 40, "x", marked=True)], [], id="submitit",
         ),
         pytest.param([process(42, 1, "python", "/src/pdslurm/bench/client.py", marked=True)], [], id="the client ends by itself"),
+        pytest.param(
+            [process(44, 1, "python", "-m", "pdslurm.agent", "10.0.0.1:4000", "/r/.key"), process(45, 44, "x", marked=True)], [],
+            id="an agent of before the folders",
+        ),
+        pytest.param(
+            [process(46, 1, "python", "-I", "-S", "/src/pdslurm/guard.py", "15", "vllm"), process(47, 46, "vllm", marked=True)],
+            [], id="a guard of before the folders",
+        ),
         pytest.param([process(43, 1, "cat", "-m", "pdslurmish-notes.txt", marked=True)], [43], id="not by any name"),
     ],
 )  # fmt: skip
