@@ -17,7 +17,7 @@ from pdslurm.errors import ResultsError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.figures.write import Drawing
+    from analysis.figures.figure_files import Drawing
 
 STYLES = ("screen", "paper")  # analysis.figures.style takes long to import
 RUN_HELP = "a run folder (it holds points/), or a folder that contains run folders; several are put side by side"
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> str:
     """What the command prints."""
     if arguments.command == "seeds":
-        from analysis.seeds.table import seeds
+        from analysis.seeds.claims_table import seeds
 
         return seeds(as_csv=arguments.csv)
     if arguments.command == "diff":
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> str:
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
     """What a command prints that needs all records."""
     if arguments.command == "table":
-        from analysis.report.table import to_csv
+        from analysis.report.csv_table import to_csv
 
         return to_csv(frame)
     if arguments.command == "summary":
@@ -109,10 +109,10 @@ def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
 
         return summary(frame)
     if arguments.command == "report":
-        from analysis.report.page import write
+        from analysis.report.html_page import write_page
 
         folder = arguments.runs[0] if len(arguments.runs) == 1 else Path()
-        return f"{write(frame, arguments.out or folder / 'report.html')}\n"
+        return f"{write_page(frame, arguments.out or folder / 'report.html')}\n"
     if arguments.command == "export":
         from analysis.report.export import export
 
@@ -122,9 +122,9 @@ def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
 
 def figures(arguments: argparse.Namespace, frame: pd.DataFrame) -> Iterator[Path]:
     """Draws and writes every figure that the data allow; says on standard error what was not drawn, and what it needs."""
-    from analysis.figures.atlas import drawings
+    from analysis.figures.all_figures import drawings
+    from analysis.figures.figure_files import FORMATS, cores, write_all
     from analysis.figures.style import STYLES
-    from analysis.figures.write import FORMATS, cores, write_all
     from analysis.load import slo
     from analysis.load.frame import only
 

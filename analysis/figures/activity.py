@@ -15,7 +15,7 @@ from analysis.figures.by_workload import caption_of
 from analysis.load.frame import SETTING
 from analysis.figures.panels import fixed_text
 from analysis.figures.style import SCREEN, Style, canvas
-from analysis.figures.write import Drawing
+from analysis.figures.figure_files import Drawing
 
 # From top to bottom within an instance. Colours as in the breakdown of the TTFT.
 LANES: dict[str, tuple[str, str, dict[str, Any]]] = {

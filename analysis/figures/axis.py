@@ -51,14 +51,14 @@ def set_x(ax: Axes, at: Mapping[float, float], digit: float) -> None:
     ax.set_xlim(2 ** (low - room), 2 ** (high + room))
     span = (high - low) + 2 * room
     shares = [(math.log2(place) - low + room) / span for place in places]
-    texts = fitting([value_text(value) for value in at], shares, digit)
+    texts = fitting_labels([value_text(value) for value in at], shares, digit)
     shown = [i for i, text in enumerate(texts) if text or len(texts) <= MOST_TICKS]
     ax.xaxis.set_major_locator(FixedLocator([places[i] for i in shown]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticklabels([texts[i] for i in shown])
 
 
-def fitting(texts: list[str], shares: list[float], digit: float) -> list[str]:
+def fitting_labels(texts: list[str], shares: list[float], digit: float) -> list[str]:
     """The labels, from the left, empty where one would run into the one before; `shares` are their places from 0 to 1."""
     out, end = [], -math.inf
     for text, share in zip(texts, shares, strict=True):

@@ -17,8 +17,8 @@ from analysis.figures.distributions import chosen
 from analysis.figures.by_workload import bars_text, caption_of, scale
 from analysis.load.frame import SETTING
 from analysis.figures.panels import settings_titles
-from analysis.figures.style import SCREEN, Style, canvas, looks
-from analysis.figures.write import Drawing
+from analysis.figures.style import SCREEN, Style, canvas, series_styles
+from analysis.figures.figure_files import Drawing
 from pdslurm.records.measurement import TTFT_PARTS
 
 # From light to dark in the order of a request's way, so that neighbours differ in grey print too; hatches tell them apart as well.
@@ -44,7 +44,7 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
         return None
     drawn = chosen(parts, style)
     shown = parts.merge(drawn, on=list(SETTING))
-    order = [label for label in looks(judged) if label in set(shown["series"])]
+    order = [label for label in series_styles(judged) if label in set(shown["series"])]
     over = int((shown["rest"] < 0).sum())
     more = (
         f"In {repeats.plural(over, 'bar')} the parts come to more than what was measured: hatched left of their end" if over else ""

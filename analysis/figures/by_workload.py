@@ -12,12 +12,12 @@ from typing import TypeVar
 import pandas as pd
 
 from analysis.stats import repeats
-from analysis.stats.repeats import spread
-from analysis.figures.lines import Cell, draw_cells
+from analysis.stats.repeats import evenly_spaced
+from analysis.figures.line_charts import Cell, draw_cells
 from analysis.load.frame import SETTING
 from analysis.figures.panels import Panel, fixed_text, panels, title
-from analysis.figures.style import SCREEN, Style, looks
-from analysis.figures.write import Drawing
+from analysis.figures.style import SCREEN, Style, series_styles
+from analysis.figures.figure_files import Drawing
 from pdslurm.errors import ResultsError
 
 T = TypeVar("T")
@@ -51,14 +51,6 @@ BARS = {
 }
 
 
-def draw_all(frame: pd.DataFrame, style: Style = SCREEN) -> dict[str, Drawing]:
-    """The four by the names of their files. Raises ResultsError when no record is fit to be drawn."""
-    judged = repeats.judge(frame)
-    require_used(judged)
-    found = panels(judged)
-    return {quantity.file: draw(judged, quantity, found, style) for quantity in QUANTITIES}
-
-
 def require_used(judged: pd.DataFrame) -> None:
     """Raises ResultsError, with the commonest reason, when all records are failed or invalid."""
     if (judged["use"] == "used").any():
@@ -70,7 +62,7 @@ def require_used(judged: pd.DataFrame) -> None:
 
 def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style: Style = SCREEN, note: str = "") -> Drawing:
     """One figure of one quantity, from judged records (repeats.judge) and their panels; `note` opens the caption."""
-    drawn = spread(found, MAX_PANELS)
+    drawn = evenly_spaced(found, MAX_PANELS)
     used = judged[judged["use"] == "used"]
     factor, unit = scale(used[quantity.metric], quantity.unit)
     label = f"{quantity.axis} ({unit})"
@@ -87,7 +79,7 @@ def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style
         after=f"{unknown} valid without this number" if unknown else "",
         skipped=len(found) - len(drawn),
     )
-    return draw_cells(style, f"{quantity.heading}: {quantity.better} is better", looks(judged, style), cells, caption)
+    return draw_cells(style, f"{quantity.heading}: {quantity.better} is better", series_styles(judged, style), cells, caption)
 
 
 def means(panel: Panel, metric: str) -> pd.DataFrame:

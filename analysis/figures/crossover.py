@@ -15,13 +15,13 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.axis import value_text
 from analysis.figures.by_workload import caption_of
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from analysis.load.frame import SETTING
 from analysis.figures.panels import NAMES
 from analysis.figures.style import SCREEN, Style, canvas
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import DISAGGREGATE, EQUAL, TOGETHER, UNDECIDED, Decision, decide
-from analysis.figures.write import Drawing
+from analysis.figures.figure_files import Drawing
 
 AXES = ("input_len", "output_len", "request_rate", "max_concurrency")
 # Light and dark in grey print too; hatches and the signs in the fields tell them apart as well.
@@ -48,10 +48,10 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     across, down = varied[0], [name for name in (*varied[1:], "load") if settings[name].nunique() > 1 and name != varied[0]]
     xs = sorted(settings[across].unique())
     ys = sorted({_place(d, down) for d in decisions}, key=str if "load" in down else None)
-    every, ys = len(ys), spread(ys, MOST_ROWS)
+    every, ys = len(ys), evenly_spaced(ys, MOST_ROWS)
     decisions = tuple(d for d in decisions if _place(d, down) in ys)
     measures = list(dict.fromkeys(d.measure for d in decisions))
-    shown = [answer for answer in FIELDS if any(d.answer == answer for d in decisions)]
+    shown = [answer for answer in FIELDS if any(d.outcome == answer for d in decisions)]
     handles: list[Artist] = [Patch(**FIELDS[answer], edgecolor="0.3", label=WORDS[answer]) for answer in shown]
     said = (
         "Each field: the lead of the best arm with separate prefill and decode instances over the best without, as the mean "
@@ -87,9 +87,9 @@ def draw_fields(
         if (x, y) in filled:
             continue
         filled.add((x, y))
-        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **FIELDS[decision.answer], edgecolor="0.3", linewidth=0.6))
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if decision.answer == EQUAL else None
-        colour = "white" if decision.answer == DISAGGREGATE else "black"
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **FIELDS[decision.outcome], edgecolor="0.3", linewidth=0.6))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if decision.outcome == EQUAL else None
+        colour = "white" if decision.outcome == DISAGGREGATE else "black"
         lead = 100 * (decision.lead.value - 1)
         ax.text(
             x, y, f"{lead:+.0f} %" if math.isfinite(lead) else "?", ha="center", va="center", color=colour, fontsize=8, bbox=box

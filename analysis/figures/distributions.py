@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from analysis.figures import axis
 from analysis.stats import metrics, repeats
 from analysis.figures.by_workload import caption_of
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from analysis.load.frame import SETTING
 from analysis.figures.panels import settings_titles
-from analysis.figures.style import SCREEN, Look, Style, canvas, handles_of, looks
-from analysis.figures.write import Drawing
+from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, series_styles
+from analysis.figures.figure_files import Drawing
 
 MARKED = (0.50, 0.95, 0.99)
 TAIL = 1.5  # how far past the last mark the axis goes at least
@@ -23,7 +23,7 @@ TAIL = 1.5  # how far past the last mark the axis goes at least
 def chosen(used: pd.DataFrame, style: Style) -> pd.DataFrame:
     """The settings that a figure with a panel for each of them shows: a row of SETTING each, in their order."""
     settings = used[list(SETTING)].drop_duplicates().sort_values(list(SETTING))
-    return pd.DataFrame(spread(list(settings.itertuples(index=False)), style.settings), columns=list(SETTING))
+    return pd.DataFrame(evenly_spaced(list(settings.itertuples(index=False)), style.settings), columns=list(SETTING))
 
 
 def cdf(
@@ -42,7 +42,7 @@ def cdf(
     counts = rows.groupby(["series", *SETTING]).size()
     said = "Markers: median, 95th and 99th percentile, with their 95 % bootstrap intervals over repeats and values"
     caption = caption_of(judged, rows, f"All values of {repeats.repeats_text(counts)}", said, skipped=settings - len(drawn))
-    shown = {label: look for label, look in looks(judged, style).items() if label in set(rows["series"])}
+    shown = {label: line_style for label, line_style in series_styles(judged, style).items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):
         heading = f"Distribution of {what.partition(' (')[0]}: left is better"
         figure, axes = canvas(style, heading, handles_of(shown), style.wrapped(caption, len(drawn)), panels=len(drawn))
@@ -57,16 +57,16 @@ def cdf(
     return style.drawing(figure, caption)
 
 
-def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, Look], digit: float) -> None:
+def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, SeriesStyle], digit: float) -> None:
     """One line for each series, marked at its percentiles; the axis starts where the first per cent of values lies."""
     ends = []
     for label, mine in rows.groupby("series"):
-        look, repeats = shown[str(label)], list(mine["bins"])
+        line_style, repeats = shown[str(label)], list(mine["bins"])
         line = metrics.cdf(repeats, per_decade)
-        how = look.of_line()
+        how = line_style.of_line()
         ax.plot(line["ms"], line["share"], label=str(label), **{**how, "marker": None})
         marks = np.array([metrics.quantile(repeats, per_decade, q) for q in MARKED])
-        ax.errorbar(marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **look.of_bars())
+        ax.errorbar(marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **line_style.of_bars())
         ax.plot(marks[:, 0], MARKED, **{**how, "linestyle": "none"})
         first = line["ms"][line["share"] >= 0.01].iloc[0]
         ends.append((min(first, marks[0, 0] / TAIL), max(marks[-1, 0], marks[-1, 2]) * TAIL))

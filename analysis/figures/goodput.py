@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from analysis.figures import axis
 from analysis.stats import metrics
 from analysis.figures.by_workload import Quantity, bars_text, caption_of, draw, rows_of
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from analysis.figures.panels import Panel, settings_titles
-from analysis.load.slo import Slo, text
-from analysis.figures.style import SCREEN, Look, Style, canvas, handles_of, label_side, looks
-from analysis.figures.write import Drawing
+from analysis.load.slo import Slo, slo_text
+from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, label_side, series_styles
+from analysis.figures.figure_files import Drawing
 
 GOODPUT = Quantity("goodput", "goodput_per_s_gpu", "Goodput by GPU", "Goodput", "requests/s/GPU", "higher")
 OF_PANEL = ("input_len", "output_len", "load")
@@ -32,7 +32,7 @@ def by_rate(judged: pd.DataFrame, found: Sequence[Panel], slo: Slo, style: Style
     panels over request_rate. None where no goodput is known."""
     if not found or rows_of(found)["goodput_per_s_gpu"].isna().all():
         return None
-    return draw(judged, GOODPUT, found, style, note=f"Good requests: {text(slo)}")
+    return draw(judged, GOODPUT, found, style, note=f"Good requests: {slo_text(slo)}")
 
 
 def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
@@ -43,7 +43,7 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     panels = [panel for _, panel in points.groupby(list(OF_PANEL)) if len(panel) > 1]
     if not panels:
         return None
-    drawn = spread(panels, style.settings)
+    drawn = evenly_spaced(panels, style.settings)
     titles = settings_titles(
         pd.DataFrame([panel[list(OF_PANEL)].iloc[0] for panel in drawn]), style.title_for(len(drawn)), brief=not style.explains
     )
@@ -52,8 +52,8 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     user = "Tokens/s for a user are 1000 / mean TPOT in ms"
     said = "The front joins the points that no other beats in both; a line joins an arm's points in the order of its load"
     caption = caption_of(rated, rows, bars_text(counts), user, said, skipped=len(panels) - len(drawn))
-    all_looks = looks(rated, style)
-    shown = {label: look for label, look in all_looks.items() if label in set(rows["series"])}
+    all_styles = series_styles(rated, style)
+    shown = {label: line_style for label, line_style in all_styles.items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):
         handles = [*handles_of(shown), Line2D([], [], **FRONT)]
         heading = "Tokens/s by GPU and for a user: up and right is better"
@@ -70,7 +70,7 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     return style.drawing(figure, caption)
 
 
-def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, Look], style: Style) -> None:
+def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, SeriesStyle], style: Style) -> None:
     """The points of one pair of lengths, and the front over those that were measured, as a step: what lies left and below is no
     better in either."""
     measured = panel[~panel["series"].map(lambda label: shown[label].hollow)]
@@ -79,12 +79,12 @@ def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, Look], style: 
     # An arm's points differ in rate or in concurrency; those that differ in both are not joined.
     joined = panel.assign(at=panel["max_concurrency"].where(panel["request_rate"] < math.inf, 0))
     for (label, _), mine in joined.groupby(["series", "at"]):
-        look = shown[str(label)]
+        line_style = shown[str(label)]
         ordered = mine.sort_values(["request_rate", "max_concurrency", "num_prompts"])
-        ax.plot(ordered["mean_x"], ordered["mean_y"], label=str(label), **look.of_line(len(ordered)))
+        ax.plot(ordered["mean_x"], ordered["mean_y"], label=str(label), **line_style.of_line(len(ordered)))
         known = ordered.dropna(subset=["low_x", "low_y"])
         ends = {end: (known[f"mean_{end}"] - known[f"low_{end}"], known[f"high_{end}"] - known[f"mean_{end}"]) for end in "xy"}
-        bars = look.of_bars(len(ordered))
+        bars = line_style.of_bars(len(ordered))
         ax.errorbar(known["mean_x"], known["mean_y"], xerr=ends["x"], yerr=ends["y"], fmt="none", **bars)
     axis.set_plain_x(ax, style.y_ticks)
     axis.set_y(ax, style.y_ticks)

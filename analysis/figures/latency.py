@@ -9,12 +9,12 @@ from matplotlib.lines import Line2D
 
 from analysis.stats import metrics, repeats
 from analysis.figures.by_workload import MAX_PANELS, bars_text, caption_of, means, rows_of, scale
-from analysis.stats.repeats import spread
-from analysis.figures.lines import Cell, Reference, draw_cells
+from analysis.stats.repeats import evenly_spaced
+from analysis.figures.line_charts import Cell, Reference, draw_cells
 from analysis.figures.panels import Panel, title
 from analysis.load.request_files import FINE
-from analysis.figures.style import SCREEN, Look, Style, looks
-from analysis.figures.write import Drawing
+from analysis.figures.style import SCREEN, SeriesStyle, Style, series_styles
+from analysis.figures.figure_files import Drawing
 
 LATENCIES = {"ttft": "TTFT", "e2el": "E2E latency"}
 SHARES = {"p50": (0.50, "Median"), "p95": (0.95, "95th percentile")}
@@ -33,7 +33,7 @@ def of_concurrency(judged: pd.DataFrame, reduced: pd.DataFrame, found: Sequence[
     known = [what for what in LATENCIES if used[f"p50_{what}_ms"].notna().any()]
     if not found or not known:
         return None
-    drawn = spread(found, SETTINGS)
+    drawn = evenly_spaced(found, SETTINGS)
     pooled = has_requests(rows_of(drawn), reduced, known)
     characters, brief = style.title_for(2), not style.explains
     cells = []
@@ -53,7 +53,7 @@ def of_concurrency(judged: pd.DataFrame, reduced: pd.DataFrame, found: Sequence[
     counts = pd.concat([means(panel, "duration_s") for panel in drawn])["n"]
     bars = f"Percentiles over {repeats.repeats_text(counts)}; {BOOTSTRAP}" if pooled else bars_text(counts, "Mean of the percentile")
     caption = caption_of(judged, rows_of(drawn), bars, skipped=len(found) - len(drawn))
-    return draw_cells(style, "Latency against concurrency: lower is better", looks(judged, style), cells, caption)
+    return draw_cells(style, "Latency against concurrency: lower is better", series_styles(judged, style), cells, caption)
 
 
 def has_requests(rows: pd.DataFrame, reduced: pd.DataFrame, known: Sequence[str]) -> bool:
@@ -68,9 +68,9 @@ def over_floor(judged: pd.DataFrame, found: Sequence[Panel], style: Style = SCRE
     used = judged[judged["use"] == "used"]
     if not found or used["mean_ttft_ms"].isna().all():
         return None
-    floors, all_looks = metrics.floors(used), looks(judged, style)
-    drawn = spread(found, MAX_PANELS)
-    references = [references_of(panel, floors, all_looks) for panel in drawn]
+    floors, all_styles = metrics.floors(used), series_styles(judged, style)
+    drawn = evenly_spaced(found, MAX_PANELS)
+    references = [references_of(panel, floors, all_styles) for panel in drawn]
     if not any(references):
         return None
     titles = [title(panel, found, style.title_for(len(drawn)), brief=not style.explains) for panel in drawn]
@@ -84,10 +84,10 @@ def over_floor(judged: pd.DataFrame, found: Sequence[Panel], style: Style = SCRE
         "Floor: the mean TTFT of one instance alone with one request in flight, which no transfer makes less" if len(floors) else ""
     )
     caption = caption_of(judged, rows_of(drawn), bars_text(counts), of_floor, skipped=len(found) - len(drawn))
-    return draw_cells(style, "TTFT by input length: lower is better", all_looks, cells, caption, more=list(more.values()))
+    return draw_cells(style, "TTFT by input length: lower is better", all_styles, cells, caption, more=list(more.values()))
 
 
-def references_of(panel: Panel, floors: pd.DataFrame, all_looks: dict[str, Look]) -> list[Reference]:
+def references_of(panel: Panel, floors: pd.DataFrame, all_styles: dict[str, SeriesStyle]) -> list[Reference]:
     """The floors that fit to a panel, and the transfers of its series."""
     fixed = dict(panel.fixed)
     lines = []
@@ -97,7 +97,7 @@ def references_of(panel: Panel, floors: pd.DataFrame, all_looks: dict[str, Look]
             lines.append(Reference(points, {**FLOOR, "label": FLOOR_LABEL.format(label)}, FLOOR_BARS))
     transfers = means(panel, "transfer_ms")
     for label, points in transfers[transfers["mean"] > 0].groupby("series"):
-        look = all_looks[str(label)]
-        how = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
-        lines.append(Reference(points, {**how, "label": TRANSFER_LABEL.format(label), "markerfacecolor": "white"}, look.of_bars()))
+        line_style = all_styles[str(label)]
+        how = {"color": line_style.colour, "marker": line_style.marker, "markersize": 3.5, "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
+        lines.append(Reference(points, {**how, "label": TRANSFER_LABEL.format(label), "markerfacecolor": "white"}, line_style.of_bars()))
     return lines

@@ -113,23 +113,23 @@ def _is_shown_elsewhere(panel: Panel, found: list[Panel]) -> bool:
 def title(panel: Panel, among: Sequence[Panel], characters: int, what: str = "", *, brief: bool = False) -> str:
     """What varies (or `what`) and what is fixed: the other lengths always, the rest where the panels of a figure differ in it.
     Lines are broken between the parts, to at most so many characters. `brief`: without what the axis says, or has no bound."""
-    names = [(name, value) for name, value in panel.fixed if name in shown(among) or name.endswith("_len")]
+    names = [(name, value) for name, value in panel.fixed if name in varied_dimensions(among) or name.endswith("_len")]
     if brief:
         fixed = [fixed_text(name, value, brief=True) for name, value in names if value != math.inf]
-        return broken([what, *fixed] if what else fixed, characters)
+        return title_lines([what, *fixed] if what else fixed, characters)
     fixed = [fixed_text(name, value) for name, value in names]
     varied = f"{NAMES[panel.x][0]} varied" if panel.x != ARMS else NAMES[ARMS][0]
-    return broken([what or varied, *fixed], characters)
+    return title_lines([what or varied, *fixed], characters)
 
 
 def settings_titles(settings: pd.DataFrame, characters: int, *, brief: bool = False) -> list[str]:
     """A title for each row of SETTING: both lengths, and whatever else the rows differ in. `brief`: without what has no bound."""
     names = [name for name in map(str, settings) if name.endswith("_len") or settings[name].nunique() > 1]
     said = (list(zip(names, row, strict=True)) for row in settings[names].itertuples(index=False))
-    return [broken([fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf], characters) for row in said]
+    return [title_lines([fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf], characters) for row in said]
 
 
-def broken(parts: Sequence[str], characters: int) -> str:
+def title_lines(parts: Sequence[str], characters: int) -> str:
     """The parts with commas between, on lines of at most so many characters where a part is not longer; a capital first."""
     lines = [parts[0][:1].upper() + parts[0][1:]]
     for part in parts[1:]:
@@ -138,7 +138,7 @@ def broken(parts: Sequence[str], characters: int) -> str:
     return "\n".join(lines)
 
 
-def shown(among: Sequence[Panel]) -> frozenset[str]:
+def varied_dimensions(among: Sequence[Panel]) -> frozenset[str]:
     """The dimensions in whose fixed values the panels differ."""
     values: dict[str, set[float | str]] = {}
     for panel in among:

@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from seaborn import axes_style, plotting_context
 
-from analysis.figures.write import Drawing
+from analysis.figures.figure_files import Drawing
 
 # Eight colours that stay apart for colour-blind readers, taken from Okabe-Ito and Tol. Their L* is 0, 54, 29, 71, 42, 79, 64, 21:
 # the first five are also 12 or more apart in grey print. With 7 markers and 5 dashes, 280 arms differ in something.
@@ -109,7 +109,7 @@ STYLES = {style.name: style for style in (SCREEN, PAPER)}
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesStyle:
     """How the line of one series is drawn."""
 
     colour: str
@@ -139,8 +139,8 @@ class Look:
         return {"ecolor": self.colour, "elinewidth": 0.6 if dense else 1.0, "capsize": 0 if dense else 2.5 * self.size}
 
 
-def looks(judged: pd.DataFrame, style: Style = SCREEN) -> dict[str, Look]:
-    """A look for each series, the same in every figure and panel. What was not measured shares colour and marker with the arm that
+def series_styles(judged: pd.DataFrame, style: Style = SCREEN) -> dict[str, SeriesStyle]:
+    """The style of each series, the same in every figure and panel. What was not measured shares colour and marker with the arm that
     it predicts, but is dotted and hollow."""
     named = judged[["series", "source"]].drop_duplicates().itertuples(index=False)
     stems = {str(row.series): (str(row.series).replace(f" ({row.source})", "", 1), row.source == "measured") for row in named}
@@ -149,7 +149,7 @@ def looks(judged: pd.DataFrame, style: Style = SCREEN) -> dict[str, Look]:
     for label, (stem, measured) in sorted(stems.items(), key=lambda item: (place[item[1][0]], not item[1][1], item[0])):
         i = place[stem]
         dash = DASHES[i % len(DASHES)] if measured else ":"
-        out[label] = Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], dash, hollow=not measured, size=style.marker)
+        out[label] = SeriesStyle(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], dash, hollow=not measured, size=style.marker)
     return out
 
 
@@ -161,9 +161,9 @@ def label_side(figure: Figure, label: str) -> None:
     figure.supylabel(label, y=bottom + high / 2, fontsize=mpl.rcParams["axes.labelsize"])
 
 
-def handles_of(looks: Mapping[str, Look]) -> list[Artist]:
+def handles_of(styles: Mapping[str, SeriesStyle]) -> list[Artist]:
     """A legend's entry for each series."""
-    return [Line2D([], [], label=label, **look.of_line()) for label, look in looks.items()]
+    return [Line2D([], [], label=label, **line_style.of_line()) for label, line_style in styles.items()]
 
 
 def columns_of(lengths: Sequence[int], style: Style, width: float) -> int:

@@ -43,7 +43,7 @@ SKIPPED = frozenset({"raw", "logs", "__pycache__", "node_modules"})
 
 
 @dataclass(frozen=True)
-class Found:
+class RunRecords:
     """A run folder with at least one record."""
 
     folder: Path
@@ -55,7 +55,7 @@ def load(runs: Sequence[Path]) -> pd.DataFrame:
 
     A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
     holds no record, or a record cannot be read."""
-    found = {item.folder.resolve(): item for run in runs for item in find(run)}
+    found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     rows = [row(load_record(path), path, item.folder) for item in found.values() for path in item.records]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool})
@@ -83,7 +83,7 @@ def _number(text: str) -> float:
         return float("nan")  # equals nothing
 
 
-def find(run: Path) -> tuple[Found, ...]:
+def find_runs(run: Path) -> tuple[RunRecords, ...]:
     """The run folders with records at `run` or below it. Raises ResultsError when there is none."""
     if not run.exists():
         raise ResultsError(f"{run}: no such folder; give a run folder (one that holds points/) or a folder of run folders")
@@ -95,10 +95,10 @@ def find(run: Path) -> tuple[Found, ...]:
     return found
 
 
-def _walk(run: Path) -> Iterator[Found]:
+def _walk(run: Path) -> Iterator[RunRecords]:
     for place, folders, _ in os.walk(run):
         if "points" in folders and (records := sorted(Path(place).glob(RECORDS))):
-            yield Found(Path(place), tuple(records))
+            yield RunRecords(Path(place), tuple(records))
             folders.clear()
         folders[:] = sorted(name for name in folders if name not in SKIPPED and not name.startswith("."))
 
@@ -124,7 +124,7 @@ def row(record: Measurement, path: Path, folder: Path) -> dict[str, Any]:
         **setting,
         **identity,
         **{name: record.metrics.get(name) for name in METRICS},
-        **_taken_apart(record),
+        **_ttft_parts(record),
         **_evidence(record, folder),
         "folder": str(folder),
         "path": str(path),
@@ -144,7 +144,7 @@ def _described(record: Measurement) -> Mapping[str, Any]:
     }
 
 
-def _taken_apart(record: Measurement) -> Mapping[str, Any]:
+def _ttft_parts(record: Measurement) -> Mapping[str, Any]:
     """The parts of the TTFT, and the mean time of a KV transfer: the part of that name or, where the record has no parts, NIXL's
     time by its transfers."""
     parts = record.telemetry.get("ttft") or {}

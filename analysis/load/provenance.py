@@ -28,7 +28,7 @@ def option_texts(argv: Sequence[Any]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class RunFiles:
+class Provenance:
     """The files of one run folder, each read when it is asked for."""
 
     path: Path

@@ -22,7 +22,7 @@ def of_runs(folders: Iterable[str]) -> Slo | None:
     """The SLO that the runs' config.yaml name, None where none does. Raises ResultsError when they name different ones."""
     named = {folder: slo for folder in folders if (slo := of_config(Path(folder) / "config.yaml"))}
     if len({tuple(sorted(slo.items())) for slo in named.values()}) > 1:
-        said = "; ".join(f"{folder}: {text(slo)}" for folder, slo in named.items())
+        said = "; ".join(f"{folder}: {slo_text(slo)}" for folder, slo in named.items())
         raise ResultsError(f"slo: the runs' config.yaml name different ones ({said}); give --slo {EXAMPLE}")
     return next(iter(named.values()), None)
 
@@ -63,7 +63,7 @@ def checked(given: Iterable[tuple[str, str]], where: str) -> Slo:
     return out
 
 
-def text(slo: Slo) -> str:
+def slo_text(slo: Slo) -> str:
     """`TTFT at most 500 ms, TPOT at most 50 ms`."""
     words = {"itl_max_ms": "longest ITL", "e2el_ms": "E2E"}
     return ", ".join(f"{words.get(name, name.removesuffix('_ms').upper())} at most {bound:g} ms" for name, bound in slo.items())

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load.frame import SETTING, find, load
-from analysis.load.provenance import RunFiles, option_texts
+from analysis.load.frame import SETTING, find_runs, load
+from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
-from pdslurm.records.intervals import t_95
+from pdslurm.records.t_interval import t_95
 
 METRICS = {
     "output_throughput_tok_s": "output tok/s",
@@ -72,14 +72,14 @@ def diff(first: Path, second: Path) -> str:
     return "\n".join([*out, "", *results(load([a.path]), load([b.path])), ""])
 
 
-def one_run(path: Path) -> RunFiles:
-    found = find(path)
+def one_run(path: Path) -> Provenance:
+    found = find_runs(path)
     if len(found) > 1:
         raise ResultsError(f"{path}: holds {len(found)} runs; give one run's folder, such as {found[0].folder}")
-    return RunFiles(found[0].folder)
+    return Provenance(found[0].folder)
 
 
-def _missing(a: RunFiles, b: RunFiles) -> str:
+def _missing(a: Provenance, b: Provenance) -> str:
     return f"a file is missing in {a.path if len(a.present()) <= len(b.present()) else b.path}"
 
 
@@ -115,7 +115,7 @@ def flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 # --- what was run
 
 
-def _commands(a: RunFiles, b: RunFiles) -> list[str] | None:
+def _commands(a: Provenance, b: Provenance) -> list[str] | None:
     if a.plan is None or b.plan is None:
         return None
     left, right = arms_of(a.plan), arms_of(b.plan)

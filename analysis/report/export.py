@@ -15,8 +15,8 @@ import pandas as pd
 import yaml
 
 from analysis.load.frame import SETTING
-from analysis.load.provenance import RunFiles, option_texts
-from analysis.report.table import to_csv
+from analysis.load.provenance import Provenance, option_texts
+from analysis.report.csv_table import to_csv
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import STATISTICS, Measurement, content_key, load_record
@@ -41,7 +41,7 @@ def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
     if kind == "csv":
         return [write_text(out / "measurements.csv", to_csv(frame), advice=ADVICE)]
     judged = repeats.judge(frame)
-    runs = {folder: RunFiles(Path(folder)) for folder in judged["folder"].unique()}
+    runs = {folder: Provenance(Path(folder)) for folder in judged["folder"].unique()}
     paths = []
     for row in judged[judged["use"] == "used"].itertuples():
         record = load_record(Path(str(row.path)))
@@ -53,7 +53,7 @@ def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
     return paths
 
 
-def benchmark_report(record: Measurement, run: RunFiles) -> dict[str, Any]:
+def benchmark_report(record: Measurement, run: Provenance) -> dict[str, Any]:
     """One measurement in schema 0.2.1; what is not known is left out."""
     began = datetime.fromisoformat(record.started_at)
     ended = began + timedelta(seconds=record.wall_s)
@@ -70,23 +70,23 @@ def benchmark_report(record: Measurement, run: RunFiles) -> dict[str, Any]:
             "description": f"{info.get('model', 'unknown model')}, arm {record.arm}, {record.source} by pdslurm{limits}",
             "keywords": ["pdslurm", record.source, record.arm],
         },
-        "scenario": {"stack": stack(record, run) or None, "load": load(record)},
+        "scenario": {"stack": stack(record, run) or None, "load": load_section(record)},
         "results": {"request_performance": {"aggregate": aggregate}},
     }  # fmt: skip
-    return dict(known(value))
+    return dict(without_none(value))
 
 
-def known(value: Any) -> Any:
+def without_none(value: Any) -> Any:
     """Without None, at any depth."""
     if isinstance(value, Mapping):
-        return {key: known(inner) for key, inner in value.items() if inner is not None}
-    return [known(item) for item in value] if isinstance(value, list) else value
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+    return [without_none(item) for item in value] if isinstance(value, list) else value
 
 
 # --- who served
 
 
-def stack(record: Measurement, run: RunFiles) -> list[dict[str, Any]]:
+def stack(record: Measurement, run: Provenance) -> list[dict[str, Any]]:
     """Each engine of the arm with all its parts, then its routers, from plan.json."""
     processes = (run.plan or {}).get("processes", [])
     engines = [p for p in processes if p["kind"] == "engine" and record.arm in (p.get("roles") or {})]
@@ -109,7 +109,7 @@ def component(process: Mapping[str, Any], standardized: Mapping[str, Any]) -> di
     }
 
 
-def engine(head: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], record: Measurement, run: RunFiles) -> dict[str, Any]:
+def engine(head: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], record: Measurement, run: Provenance) -> dict[str, Any]:
     """vLLM's own defaults are 1 for every kind of parallelism; with expert parallel it spans TP × DP."""
     said = option_texts(head.get("argv", []))
     tp, dp, pp = (int(said.get(f"--{name}-parallel-size", 1)) for name in ("tensor", "data", "pipeline"))
@@ -139,7 +139,7 @@ def version(record: Measurement, name: str) -> str:
 # --- with which load, and what came out
 
 
-def load(record: Measurement) -> dict[str, Any]:
+def load_section(record: Measurement) -> dict[str, Any]:
     point, client = record.point, record.provenance.get("client") or {}
     args = option_texts(record.provenance.get("bench_args") or [])
     random = point.get("load", args.get("--dataset-name", "random")) == "random"

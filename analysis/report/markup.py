@@ -49,7 +49,7 @@ def href(path: Path, start: Path) -> str:
     return quote(relative if relative.startswith("..") else f"./{relative}")
 
 
-def table(heading: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str, numbers: int = 0) -> Markup:
+def html_table(heading: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str, numbers: int = 0) -> Markup:
     """Rows of cells under a heading, in a box that scrolls by itself; the last `numbers` columns are set to the right."""
     left = len(heading) - numbers
     kinds = [None if i < left else "n" for i in range(len(heading))]

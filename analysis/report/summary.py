@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import capacity, repeats, suggestion
-from analysis.stats.capacity import rates_of
+from analysis.stats.capacity import capacities_of
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import verdict
 
@@ -43,23 +43,23 @@ def summary(frame: pd.DataFrame) -> str:
     """The whole text, wrapped to WIDTH but for the table."""
     judged = repeats.judge(frame)
     used = judged[judged["use"] == "used"]
-    rates = rates_of(judged)
-    shown = [verdict(comparable(used), rates), ranking(comparable(used)) if rates.empty else searched(judged, used, rates)]
-    paragraphs = [" ".join(sentences) for sentences in (*shown, evidence(judged, used))]
+    rates = capacities_of(judged)
+    by_arm = ranking(comparable(used)) if rates.empty else capacity_sentences(judged, used, rates)
+    paragraphs = [" ".join(sentences) for sentences in (verdict(comparable(used), rates), by_arm, evidence(judged, used))]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
-    return f"{text}\n\n{table(used)}" if len(used) else f"{text}\n"
+    return f"{text}\n\n{table_text(used)}" if len(used) else f"{text}\n"
 
 
-def searched(judged: pd.DataFrame, used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """Sentences on a search for the highest rates: what each arm held, which ratio was suggested, what it costs."""
     folders = sorted(judged["folder"].unique())
     price = slo.scalar_of_runs(folders, "budget", "price_per_gpu_hour")
     currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
     return [
-        *capacity.text(rates),
-        *suggestion.text(used, rates),
-        *suggestion.costs(rates, float(price) if price else None, currency),
+        *capacity.capacity_text(rates),
+        *suggestion.suggestion_text(used, rates),
+        *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
 
 
@@ -139,16 +139,16 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
     sources = sorted(judged["source"].unique())
     basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
     basis += repeats.cautions(judged)
-    worth = " — this shows that the machinery works; it is not a result" if is_rehearsal(judged) else ""
+    worth = " — this shows that the machinery works; it is not a result" if is_machinery_test(judged) else ""
     return [*sentences, f"Evidence: {', '.join(basis)}{worth}."]
 
 
-def is_rehearsal(judged: pd.DataFrame) -> bool:
+def is_machinery_test(judged: pd.DataFrame) -> bool:
     """Whether the run's own cautions say that it was no measurement of a real model."""
     return any("dummy" in caution.lower() for caution in repeats.cautions(judged))
 
 
-def table(used: pd.DataFrame) -> str:
+def table_text(used: pd.DataFrame) -> str:
     """A row for each setting and arm: mean over repeats, and its interval or range in brackets. What never varies is said above."""
     varied = [name for name in SETTING if used[name].nunique() > 1]
     order = [*(varied or SETTING[:2]), "series"]

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from analysis.stats.bounds import Interval
+from analysis.stats.bounds import Bounded
 
 ABOUT = 0.10  # a claim that its text marks with ~ or "about", or writes with one significant digit
 PLAIN = 0.01
-TELLING = 1.25  # a span wider than this says too little to confirm a number within it
+NARROW = 1.25  # a span wider than this says too little to confirm a number within it
 AGREES, ROUNDING, WRONG, UNCHECKED, INVALID = "agrees", "rounding", "wrong", "cannot be checked", "invalid sample"
 KINDS = (AGREES, ROUNDING, WRONG, UNCHECKED, INVALID)
 ORDER = {kind: i for i, kind in enumerate((AGREES, ROUNDING, WRONG))}
@@ -40,7 +40,7 @@ class Claim:
 class Estimate:
     """One value, and the interval that the inputs' own rounding or reading error leaves it."""
 
-    value: Interval
+    value: Bounded
     note: str = ""
 
 
@@ -96,7 +96,7 @@ class Unknown:
 class Faulty:
     """The value as it would be, from a sample that cannot be right, and why."""
 
-    value: Interval
+    value: Bounded
     why: str
     note: str = ""
 
@@ -136,7 +136,7 @@ def judge(claim: Claim, found: Found) -> Verdict:
             ends = claim.claimed.split("..")
             if len(ends) == 1:
                 return _in_span(claim, low, high)
-            first, last = (_number(claim, text, Interval(end, end, end)) for text, end in zip(ends, (low, high), strict=True))
+            first, last = (_number(claim, text, Bounded(end, end, end)) for text, end in zip(ends, (low, high), strict=True))
             return max(first, last, key=lambda verdict: (ORDER[verdict.kind], _size(verdict)))
 
 
@@ -160,12 +160,12 @@ def half_unit(text: str) -> float:
     return 0.5 * 10.0 ** (math.floor(math.log10(abs(number))) - digits + 1) if number else 0.5
 
 
-def _number(claim: Claim, text: str, ours: Interval) -> Verdict:
+def _number(claim: Claim, text: str, ours: Bounded) -> Verdict:
     said, half = float(text), half_unit(text)
     off = abs(said - ours.value)
     if off <= half * (1 + 1e-9):
         return Verdict(AGREES)
-    if off <= tolerance(claim, text) * abs(ours.value) or Interval(said, said - half, said + half).overlaps(ours):
+    if off <= tolerance(claim, text) * abs(ours.value) or Bounded(said, said - half, said + half).overlaps(ours):
         return Verdict(ROUNDING)
     return Verdict(WRONG, _by(said, ours.value, claim.unit))
 
@@ -174,13 +174,13 @@ def _in_span(claim: Claim, low: float, high: float) -> Verdict:
     """A single number against all that is possible."""
     said, half = float(claim.claimed), half_unit(claim.claimed)
     if low - half <= said <= high + half:
-        telling = low * high > 0 and max(abs(low), abs(high)) <= TELLING * min(abs(low), abs(high))
-        return Verdict(AGREES) if telling else Verdict(UNCHECKED, f"anything from {number(low)} to {number(high)} is possible")
+        is_narrow = low * high > 0 and max(abs(low), abs(high)) <= NARROW * min(abs(low), abs(high))
+        return Verdict(AGREES) if is_narrow else Verdict(UNCHECKED, f"anything from {number(low)} to {number(high)} is possible")
     nearest = low if said < low else high
-    return _number(claim, claim.claimed, Interval(nearest, nearest, nearest))
+    return _number(claim, claim.claimed, Bounded(nearest, nearest, nearest))
 
 
-def _bound(claim: Claim, ours: Interval) -> Verdict:
+def _bound(claim: Claim, ours: Bounded) -> Verdict:
     bound = float(claim.claimed[1:])
     if ours.low > bound:
         return Verdict(AGREES)

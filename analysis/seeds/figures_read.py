@@ -9,7 +9,7 @@ from analysis.seeds import formulas
 from analysis.seeds.claims import Count, Estimate, Found, Points, Unknown, number
 from analysis.seeds.inputs import Data
 from analysis.seeds.sizes import BF16, GIGA, MEGA
-from analysis.stats.bounds import Interval
+from analysis.stats.bounds import Bounded
 
 INPUT = tuple((n, 256) for n in (512, 1024, 2048, 4096))
 OUTPUT = tuple((512, n) for n in (256, 512, 1024, 2048, 4096))
@@ -79,7 +79,7 @@ def falls_below(data: Data, *, arm: str, column: str, share: str) -> Found:
     values = [(at[0], value.value) for at in INPUT if (value := data.digitised(arm, *at, column))]
     found = formulas.first_below(values, float(share))
     said = ", ".join(f"{number(value)} at {n}" for n, value in values)
-    return Unknown("it never does", said) if found is None else Estimate(Interval(found, found, found), f"{said}.")
+    return Unknown("it never does", said) if found is None else Estimate(Bounded(found, found, found), f"{said}.")
 
 
 def transfer_in_ttft(data: Data, *, arm: str, at: str, model: str, link: str) -> Found:
@@ -110,12 +110,12 @@ def hit_rate(data: Data, *, inputs: str, block: str) -> Found:
     )
 
 
-def _points(panel: str, values: dict[tuple[int, int], Interval | None], note: str = "") -> Points:
+def _points(panel: str, values: dict[tuple[int, int], Bounded | None], note: str = "") -> Points:
     known = {_label(at): value.value for at, value in values.items() if value}
     return Points(known, tuple(_label(at) for at, value in values.items() if not value), note)
 
 
-def _better(one: Interval, other: Interval, column: str) -> bool:
+def _better(one: Bounded, other: Bounded, column: str) -> bool:
     """Latencies are better when smaller, rates when larger."""
     return one.value < other.value if column.endswith("_ms") else one.value > other.value
 

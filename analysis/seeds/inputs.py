@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.seeds.claims import Claim, half_unit
 from analysis.seeds.formulas import link_bytes_per_s
-from analysis.stats.bounds import Interval, within
+from analysis.stats.bounds import Bounded, within
 from pdslurm.plan.model import ModelShape, shape_of
 
 FOLDER = Path(__file__).parent / "data"
@@ -37,7 +37,7 @@ class Data:
         """What is reached of it, B/s; the peak where no figure is known."""
         return self.link(name) * self.hardware.get((name, "in_use"), 1.0)
 
-    def digitised(self, arm: str, input_len: int, output_len: int, column: str) -> Interval | None:
+    def digitised(self, arm: str, input_len: int, output_len: int, column: str) -> Bounded | None:
         """A value read off the figures with its error of reading; None where it was not read."""
         error = column.replace("_ms", "_err") if column.endswith("_ms") else f"{column}_err"
         for row in self.silver_bullet:
@@ -65,7 +65,7 @@ def rows(path: Path) -> Iterator[Row]:
         yield from csv.DictReader(line for line in file if not line.startswith("#"))
 
 
-def as_written(text: str) -> Interval:
+def as_written(text: str) -> Bounded:
     """A number from a table: known within half a unit of its last digit; of a whole number, two digits count at least."""
     return within(float(text), half_unit(text))
 

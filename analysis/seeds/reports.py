@@ -7,7 +7,7 @@ from analysis.seeds import formulas
 from analysis.seeds.claims import Count, Estimate, Faulty, Found, Span, Words, number
 from analysis.seeds.inputs import Data, Row, as_written
 from analysis.seeds.sizes import BF16, prefill_floor_ms
-from analysis.stats.bounds import Interval, exact
+from analysis.stats.bounds import Bounded, exact
 
 FEWEST_REQUESTS = 10  # below this one request more or less is over a tenth of the sample
 LITTLE_ROOM = 1.10  # what a median in place of a mean and the window's edges may add to Little's law
@@ -110,7 +110,7 @@ def output_rate(data: Data, *, gpu: str, tensor_parallel: str, rate: str, tokens
     """Output tokens/s of a row from its duration and the tokens that all other rows sent."""
     row = _lab(data, gpu, tensor_parallel, rate)
     others = [as_written(r["output_tok_s"]) * as_written(r["duration_s"]) for r in data.lab_serving if r is not row]
-    tokens = Interval(sum(o.value for o in others) / len(others), min(o.low for o in others), max(o.high for o in others))
+    tokens = Bounded(sum(o.value for o in others) / len(others), min(o.low for o in others), max(o.high for o in others))
     offered = float(rate) * int(tokens_out)
     sent = f"{number(tokens.value)} tokens, {number(tokens.value / int(tokens_out))} replies, in every row"
     return Estimate(

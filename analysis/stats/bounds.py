@@ -9,7 +9,7 @@ Operation = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
-class Interval:
+class Bounded:
     """A best value and the bounds that it is known within. Bounds are carried to the end, never added in squares: what comes
     out is too wide rather than too narrow, since the errors of two measurements need not be independent."""
 
@@ -21,43 +21,43 @@ class Interval:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"interval {self.low} to {self.high} does not hold its value {self.value}; give low ≤ value ≤ high")
 
-    def __mul__(self, other: Interval | float) -> Interval:
+    def __mul__(self, other: Bounded | float) -> Bounded:
         return _corners(lambda a, b: a * b, self, exact(other))
 
-    def __truediv__(self, other: Interval | float) -> Interval:
+    def __truediv__(self, other: Bounded | float) -> Bounded:
         divisor = exact(other)
         if divisor.low <= 0 <= divisor.high:
             raise ValueError(f"cannot divide by an interval with 0 in it, {divisor.low} to {divisor.high}")
         return _corners(lambda a, b: a / b, self, divisor)
 
-    def __add__(self, other: Interval | float) -> Interval:
+    def __add__(self, other: Bounded | float) -> Bounded:
         more = exact(other)
-        return Interval(self.value + more.value, self.low + more.low, self.high + more.high)
+        return Bounded(self.value + more.value, self.low + more.low, self.high + more.high)
 
-    def __sub__(self, other: Interval | float) -> Interval:
+    def __sub__(self, other: Bounded | float) -> Bounded:
         less = exact(other)
-        return Interval(self.value - less.value, self.low - less.high, self.high - less.low)
+        return Bounded(self.value - less.value, self.low - less.high, self.high - less.low)
 
-    def overlaps(self, other: Interval) -> bool:
+    def overlaps(self, other: Bounded) -> bool:
         return self.low <= other.high and other.low <= self.high
 
 
-def exact(value: Interval | float) -> Interval:
+def exact(value: Bounded | float) -> Bounded:
     """An interval of no width, or what is one already."""
-    return value if isinstance(value, Interval) else Interval(value, value, value)
+    return value if isinstance(value, Bounded) else Bounded(value, value, value)
 
 
-def within(value: float, error: float) -> Interval:
+def within(value: float, error: float) -> Bounded:
     """`value` ± `error`."""
-    return Interval(value, value - error, value + error)
+    return Bounded(value, value - error, value + error)
 
 
-def least(*intervals: Interval) -> Interval:
+def least(*intervals: Bounded) -> Bounded:
     """The interval of the least of several: min is monotone in each, so bounds go through."""
-    return Interval(min(i.value for i in intervals), min(i.low for i in intervals), min(i.high for i in intervals))
+    return Bounded(min(i.value for i in intervals), min(i.low for i in intervals), min(i.high for i in intervals))
 
 
-def _corners(operation: Operation, a: Interval, b: Interval) -> Interval:
+def _corners(operation: Operation, a: Bounded, b: Bounded) -> Bounded:
     """`operation` is monotone in each operand over the intervals, so its extremes lie at their ends."""
     ends = [operation(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    return Interval(operation(a.value, b.value), min(ends), max(ends))
+    return Bounded(operation(a.value, b.value), min(ends), max(ends))

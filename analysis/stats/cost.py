@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.stats.bounds import Interval, exact
+from analysis.stats.bounds import Bounded, exact
 
 HOUR_S = 3600
 MILLION = 1e6
@@ -15,18 +15,18 @@ class Cost:
     """What a million tokens cost on `gpus` GPUs. The price is None where none was given, never 0."""
 
     gpus: int
-    gpu_hours_per_million: Interval
-    price_per_million: Interval | None
+    gpu_hours_per_million: Bounded
+    price_per_million: Bounded | None
 
 
-def gpu_hours(gpus: int, seconds: Interval | float) -> Interval:
+def gpu_hours(gpus: int, seconds: Bounded | float) -> Bounded:
     """GPU-hours of holding `gpus` for that long, idle or not: what an allocation is charged."""
     if gpus < 1:
         raise ValueError(f"gpus={gpus}: a cost needs one at least")
     return exact(seconds) * (gpus / HOUR_S)
 
 
-def cost(gpus: int, tokens_per_s: Interval, *, price_per_gpu_hour: float | None = None) -> Cost:
+def cost(gpus: int, tokens_per_s: Bounded, *, price_per_gpu_hour: float | None = None) -> Cost:
     """GPU-hours and price per million tokens of an arm that holds `gpus` and makes `tokens_per_s` on all of them together.
 
     Which tokens is for the caller to say: output tokens, or input and output, and the same for all arms. Known error: the rate is

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.load.frame import SETTING
-from pdslurm.records.intervals import ENOUGH, half_width
+from pdslurm.records.t_interval import MIN_REPEATS, half_width
 
 PAIR = (*SETTING, "repeat", "seed")
 Pair = tuple[object, ...]
@@ -44,12 +44,6 @@ class Ratio:
 UNKNOWN = Ratio(math.nan, math.nan, math.nan, 0)
 
 
-def ratio(used: pd.DataFrame, metric: str, first: str, second: str) -> Ratio:
-    """`metric` of the series `first` over that of `second`, over all pairs of repeats in `used`."""
-    values = by_pair(used, metric)
-    return ratio_of(values.get(first, {}), values.get(second, {}))
-
-
 def by_pair(used: pd.DataFrame, metric: str) -> dict[str, dict[Pair, float]]:
     """Series → pair → value, without unknown ones. Plain dictionaries: of ten thousand records thousands of small groups are
     compared, and each selection in a DataFrame would take a millisecond."""
@@ -67,7 +61,7 @@ def ratio_of(one: Mapping[Pair, float], other: Mapping[Pair, float]) -> Ratio:
         return UNKNOWN
     logs = [math.log(a / b) for a, b in both]
     mean = math.fsum(logs) / len(logs)
-    half = half_width(logs) if len(logs) >= ENOUGH else math.nan
+    half = half_width(logs) if len(logs) >= MIN_REPEATS else math.nan
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 

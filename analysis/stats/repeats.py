@@ -8,7 +8,7 @@ from typing import TypeVar
 import pandas as pd
 
 from analysis.load.frame import SETTING
-from pdslurm.records.intervals import ENOUGH, t_95
+from pdslurm.records.t_interval import MIN_REPEATS, t_95
 
 T = TypeVar("T")
 # Why a record is not drawn, in the order in which it is said. `superseded`: the same arm, setting, repeat and seed was measured
@@ -49,7 +49,7 @@ def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
     grouped = used.dropna(subset=[metric]).groupby(list(by), sort=True)[metric]
     out = grouped.agg(n="count", mean="mean", std="std", low="min", high="max").reset_index()
     half = out["std"] * out["n"].map(lambda n: t_95(n - 1)) / out["n"] ** 0.5
-    interval, several = out["n"] >= ENOUGH, out["n"] > 1
+    interval, several = out["n"] >= MIN_REPEATS, out["n"] > 1
     out["low"] = out["low"].where(~interval, out["mean"] - half).where(several)
     out["high"] = out["high"].where(~interval, out["mean"] + half).where(several)
     return out.drop(columns="std")
@@ -57,7 +57,7 @@ def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
 
 def kind(n: int) -> str:
     """What low and high of `aggregate` are for n repeats: interval, range or none."""
-    return "interval" if n >= ENOUGH else "range" if n == 2 else "none"
+    return "interval" if n >= MIN_REPEATS else "range" if n == 2 else "none"
 
 
 def left_out(judged: pd.DataFrame) -> dict[str, int]:
@@ -101,7 +101,7 @@ def cautions(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(written)
 
 
-def spread(found: Sequence[T], most: int) -> list[T]:
+def evenly_spaced(found: Sequence[T], most: int) -> list[T]:
     """At most so many of them: all, or the first, the last and those at even distances between."""
     if len(found) <= most or most < 2:
         return list(found[:most])

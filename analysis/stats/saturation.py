@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis.stats.bounds import Interval, exact, least
+from analysis.stats.bounds import Bounded, exact, least
 from pdslurm.records.split_ratio import best_prefill
 
 PREFILL, DECODE, EITHER = "prefill", "decode", "prefill or decode"
@@ -32,8 +32,8 @@ class Saturated:
 
     A decode instance makes all `output_len` tokens: with vLLM's NixlConnector the token that prefill samples is dropped."""
 
-    prefill_tok_s: Interval
-    decode_tok_s: Interval
+    prefill_tok_s: Bounded
+    decode_tok_s: Bounded
     input_len: float
     output_len: float
 
@@ -48,17 +48,17 @@ class Saturated:
                 raise ValueError(f"{field}={length:g}: must be above 0; give the mean of the data set where lengths vary")
 
     @property
-    def prefill_per_s(self) -> Interval:
+    def prefill_per_s(self) -> Bounded:
         """Requests/s of one prefill instance."""
         return self.prefill_tok_s / self.input_len
 
     @property
-    def decode_per_s(self) -> Interval:
+    def decode_per_s(self) -> Bounded:
         """Requests/s of one decode instance."""
         return self.decode_tok_s / self.output_len
 
     @property
-    def prefill_for_a_decode(self) -> Interval:
+    def prefill_for_a_decode(self) -> Bounded:
         """Prefill instances for one decode instance that balance it, P/D = b/a."""
         return self.decode_per_s / self.prefill_per_s
 
@@ -70,7 +70,7 @@ class Split:
 
     prefill: int
     decode: int
-    per_s: Interval
+    per_s: Bounded
     bound: str
 
     @property
@@ -89,8 +89,8 @@ class Suggestion:
     best: Split
     candidates: tuple[Split, ...]
     neighbours: tuple[Split, ...]
-    route: Interval
-    route_overlapped: Interval
+    route: Bounded
+    route_overlapped: Bounded
     route_measured: bool
 
     @property
@@ -98,12 +98,12 @@ class Suggestion:
         return tuple(split for split in self.splits if split in (*self.candidates, *self.neighbours))
 
     @property
-    def gain_over_route(self) -> Interval:
+    def gain_over_route(self) -> Bounded:
         """The best split's requests/s over Route N's, less 1."""
         return self.best.per_s / self.route - 1.0
 
 
-def suggest(one: Saturated, instances: int, *, colocated_per_s: Interval | None = None) -> Suggestion:
+def suggest(one: Saturated, instances: int, *, colocated_per_s: Bounded | None = None) -> Suggestion:
     """The split of `instances` equal instances that should serve most. `colocated_per_s`: requests/s of one colocated instance
     where it was measured; otherwise Route N is computed from the two rates. Raises ValueError for fewer than two instances."""
     if instances < 2:
@@ -124,14 +124,14 @@ def suggest(one: Saturated, instances: int, *, colocated_per_s: Interval | None 
     )
 
 
-def in_turn(a: Interval, b: Interval) -> Interval:
+def in_turn(a: Bounded, b: Bounded) -> Bounded:
     """a·b / (a + b): requests/s of an instance that prefills at `a` and decodes at `b`, one after the other. It grows with both, so
     that bounds go through; products and quotients of intervals would count each error twice."""
 
     def rate(x: float, y: float) -> float:
         return x * y / (x + y)
 
-    return Interval(rate(a.value, b.value), rate(a.low, b.low), rate(a.high, b.high))
+    return Bounded(rate(a.value, b.value), rate(a.low, b.low), rate(a.high, b.high))
 
 
 def _split(one: Saturated, prefill: int, decode: int) -> Split:

@@ -32,13 +32,13 @@ def suggestions(used: pd.DataFrame) -> dict[tuple[int, int], Suggestion]:
     return found
 
 
-def text(used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+def suggestion_text(used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """`Saturated instances suggest 1P3D for 1024/256; measured, pd_1p3d holds most: confirmed.`"""
     lines = []
     for (inputs, outputs), suggestion in suggestions(used).items():
         said = f"Saturated instances suggest {suggestion.best.name} for {inputs} tokens in and {outputs} out"
         mine = rates[(rates["input_len"] == inputs) & (rates["output_len"] == outputs) & rates["disaggregated"].astype(bool)]
-        means = mine.groupby("series")["held_per_s"].mean()
+        means = mine.groupby("series")["capacity_per_s"].mean()
         if means.empty or means.max() <= 0:
             lines.append(f"{said}; no arm with that ratio or beside it held a rate.")
             continue
@@ -58,15 +58,15 @@ def _ratio(arm: str) -> str | None:
     return f"{found[1]}P{found[2]}D" if found else None
 
 
-def costs(rates: pd.DataFrame, price: float | None, currency: str) -> list[str]:
+def cost_text(rates: pd.DataFrame, price: float | None, currency: str) -> list[str]:
     """What a million output tokens cost each arm at the rate that it holds in the mean; arms that hold none have no price."""
     lines = []
-    held = rates[(rates["held_per_s"] > 0) & (rates["output_len"] > 0)]
-    for _, rows in held.groupby(["input_len", "output_len"], sort=True):
+    capacities = rates[(rates["capacity_per_s"] > 0) & (rates["output_len"] > 0)]
+    for _, rows in capacities.groupby(["input_len", "output_len"], sort=True):
         inputs, outputs = int(rows["input_len"].iloc[0]), int(rows["output_len"].iloc[0])
         each = []
         for arm, mine in rows.groupby("series", sort=True):
-            rate = float(mine["held_per_s"].mean()) * outputs
+            rate = float(mine["capacity_per_s"].mean()) * outputs
             of = cost(int(mine["gpus"].iloc[0]), exact(rate), price_per_gpu_hour=price)
             money = "" if of.price_per_million is None else f" ({of.price_per_million.value:.3g} {currency})"
             each.append(f"{arm} {of.gpu_hours_per_million.value:.3g}{money}")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.load.frame import SETTING
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import TIMELINE_COLUMNS
 
@@ -35,7 +35,7 @@ def chosen(judged: pd.DataFrame, most: int) -> pd.DataFrame:
     best = settings.sort_values(order, ascending=False, kind="stable").head(1)[list(SETTING)]
     mine = have.reset_index().merge(best, on=list(SETTING)).set_index("index")
     once = mine.sort_values(["series", "repeat"], kind="stable").drop_duplicates("series")
-    return once.iloc[spread(range(len(once)), most)]
+    return once.iloc[evenly_spaced(range(len(once)), most)]
 
 
 def activity(records: pd.DataFrame) -> pd.DataFrame:
@@ -59,15 +59,15 @@ def read(path: Path) -> pd.DataFrame:
 def activity_of(table: pd.DataFrame) -> pd.DataFrame:
     """The rates of one timeline, instance by instance, in at most MOST_STEPS steps each."""
     parts = []
-    for (engine, role), looks in table.sort_values("t_s", kind="stable").groupby(["engine", "role"], sort=True):
-        looks = looks.drop_duplicates("t_s", keep="last")
-        if len(looks) < 2:
+    for (engine, role), samples in table.sort_values("t_s", kind="stable").groupby(["engine", "role"], sort=True):
+        samples = samples.drop_duplicates("t_s", keep="last")
+        if len(samples) < 2:
             continue
-        at = looks["t_s"].to_numpy(dtype=float)
+        at = samples["t_s"].to_numpy(dtype=float)
         edges = at if len(at) <= MOST_STEPS + 1 else np.linspace(at[0], at[-1], MOST_STEPS + 1)
-        rates = {name: _rate(at, looks[counter].to_numpy(dtype=float), edges) for name, counter in RATES.items()}
+        rates = {name: _rate(at, samples[counter].to_numpy(dtype=float), edges) for name, counter in RATES.items()}
         rates |= {name: np.full(len(edges) - 1, np.nan) for name in NOT_ITS_WORK.get(str(role), ())}
-        waiting = looks["waiting"].to_numpy(dtype=float)[np.searchsorted(at, edges[1:], side="right") - 1]
+        waiting = samples["waiting"].to_numpy(dtype=float)[np.searchsorted(at, edges[1:], side="right") - 1]
         part = pd.DataFrame({"start_s": edges[:-1], "end_s": edges[1:], **rates, "waiting": waiting})
         parts.append(part.assign(engine=str(engine), role=str(role)))
     return pd.concat(parts) if parts else pd.DataFrame(columns=[name for name in ACTIVITY if name != "series"])

@@ -16,7 +16,7 @@ from analysis.load.frame import SETTING
 from analysis.stats import repeats
 from analysis.stats.capacity import as_settings
 from analysis.stats.paired import UNKNOWN, Pair, Ratio, by_pair, percent_text, ratio_of
-from pdslurm.records.intervals import ENOUGH
+from pdslurm.records.t_interval import MIN_REPEATS
 
 DISAGGREGATE, TOGETHER, EQUAL, UNDECIDED = "disaggregate", "do not disaggregate", "not distinguishable", "too few repeats"
 
@@ -33,7 +33,7 @@ class Measure:
 THROUGHPUT = Measure("output_tok_s_per_gpu", "output tokens/s per GPU")
 TTFT = Measure("mean_ttft_ms", "mean TTFT", largest=False)
 ITL = Measure("mean_itl_ms", "mean ITL", largest=False)
-HELD = Measure("held_per_s_gpu", "requests/s per GPU that keep the SLO")
+CAPACITY = Measure("capacity_per_s_gpu", "requests/s per GPU that keep the SLO")
 MEASURES = (THROUGHPUT, TTFT, ITL)
 
 
@@ -46,7 +46,7 @@ class Decision:
     pd_arm: str
     plain_arm: str
     lead: Ratio  # above 1: the P/D arm is better, also by what should be small
-    answer: str
+    outcome: str
 
 
 def per_gpu(used: pd.DataFrame) -> pd.DataFrame:
@@ -82,12 +82,12 @@ def _judged(found: Ratio, measure: Measure) -> tuple[Ratio, str]:
     return lead, UNDECIDED if not lead.is_known else EQUAL if not lead.is_apart else DISAGGREGATE if lead.low > 1 else TOGETHER
 
 
-def answer(decisions: Sequence[Decision], measure: Measure) -> str:
+def sentence(decisions: Sequence[Decision], measure: Measure) -> str:
     """One sentence on one measure over all settings: `Do not disaggregate, by output tokens/s per GPU: …`. Empty without any."""
     mine = [d for d in decisions if d.measure == measure]
     if not mine:
         return ""
-    counts = Counter(d.answer for d in mine)
+    counts = Counter(d.outcome for d in mine)
     headline, _ = counts.most_common(1)[0]
     if len(counts) > 1 and headline in (DISAGGREGATE, TOGETHER) and {DISAGGREGATE, TOGETHER} <= set(counts):
         headline = "it depends on the workload"
@@ -100,7 +100,7 @@ def answer(decisions: Sequence[Decision], measure: Measure) -> str:
 
 def _side_text(mine: Sequence[Decision], side: str) -> str:
     """`at 7 route_4 is better, by 12 % [8, 16] to 46 % [40, 52]`: the smallest and the largest lead, each with its interval."""
-    won = [d for d in mine if d.answer == side]
+    won = [d for d in mine if d.outcome == side]
     leads = sorted((d.lead if side == DISAGGREGATE else d.lead.inverse() for d in won), key=lambda lead: lead.value)
     arms = Counter(d.pd_arm if side == DISAGGREGATE else d.plain_arm for d in won)
     names = " or ".join(name for name, _ in arms.most_common())
@@ -109,9 +109,9 @@ def _side_text(mine: Sequence[Decision], side: str) -> str:
 
 
 def decisions_of(used: pd.DataFrame, rates: pd.DataFrame | None = None) -> tuple[Decision, ...]:
-    """By the highest rates held (analysis.stats.capacity.held) where rates were looked for, else by throughput and latencies."""
+    """By the highest rates held (analysis.stats.capacity) where rates were looked for, else by throughput and latencies."""
     if rates is not None and not rates.empty:
-        return decide(as_settings(rates), (HELD,))
+        return decide(as_settings(rates), (CAPACITY,))
     return decide(used)
 
 
@@ -120,24 +120,14 @@ def verdict(used: pd.DataFrame, rates: pd.DataFrame | None = None) -> list[str]:
     decisions = decisions_of(used, rates)
     if not decisions:
         return []
-    if all(d.answer == UNDECIDED for d in decisions):
-        return [f"Whether to disaggregate cannot be told: that takes {ENOUGH} valid repeats of a workload on both kinds of arms."]
-    sentences = [text for measure in (HELD, *MEASURES) if (text := answer(decisions, measure))]
+    if all(d.outcome == UNDECIDED for d in decisions):
+        return [
+            f"Whether to disaggregate cannot be told: that takes {MIN_REPEATS} valid repeats of a workload on both kinds of arms."
+        ]
+    sentences = [text for measure in (CAPACITY, *MEASURES) if (text := sentence(decisions, measure))]
     sure = sum(d.lead.is_known for d in decisions)
     sentences.append(
         "Better means that the 95 % interval of the ratio of paired repeats excludes equality"
         + (f"; of {sure} comparisons {sure / 20:.1g} would look so by chance between equal arms." if sure else ".")
     )
     return sentences
-
-
-def table(decisions: Sequence[Decision]) -> pd.DataFrame:
-    """A row for each decision: setting, measure, the two arms, the P/D arm's lead with its interval, pairs, answer."""
-    rows = [
-        {
-            **d.setting, "measure": d.measure.words, "pd_arm": d.pd_arm, "plain_arm": d.plain_arm, "pd_lead": d.lead.value,
-            "low": d.lead.low, "high": d.lead.high, "pairs": d.lead.pairs, "answer": d.answer,
-        }
-        for d in decisions
-    ]  # fmt: skip
-    return pd.DataFrame(rows)

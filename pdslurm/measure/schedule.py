@@ -16,10 +16,10 @@ from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
 from pdslurm.plan.rate_sweep import highest_met, next_rate
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import good_share, read_requests
-from pdslurm.records.intervals import relative_half_width
 from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.split_ratio import SATURATED, balanced_prefill
+from pdslurm.records.t_interval import relative_half_width
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,15 +15,23 @@ from matplotlib.lines import Line2D
 
 from analysis.__main__ import main
 from analysis.figures import axis
-from analysis.figures.by_workload import QUANTITIES, draw_all
+from analysis.figures.by_workload import QUANTITIES, draw, require_used
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import panels
 from analysis.load.frame import load
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
-from tests.unit.analysis.test_command_line import failed, invalid, record, write
+from tests.unit.analysis.records_made import failed, invalid, record, write
 
 LENGTHS = ((512, 256), (1024, 256), (512, 512))
+
+
+def draw_all(frame: pd.DataFrame) -> dict[str, Drawing]:
+    """The four by the names of their files."""
+    judged = repeats.judge(frame)
+    require_used(judged)
+    return {quantity.file: draw(judged, quantity, panels(judged)) for quantity in QUANTITIES}
 
 
 def figure_of(folder: Path, records: list[Measurement], name: str = "itl") -> Figure:
@@ -200,7 +209,7 @@ def test_no_bound_lies_an_octave_past_the_largest(tmp_path: Path) -> None:
 
 
 def test_labels_without_room_are_left_out() -> None:
-    assert axis.fitting(["1000", "1001", "2000"], [0.1, 0.11, 0.9], 0.021) == ["1000", "", "2000"]
+    assert axis.fitting_labels(["1000", "1001", "2000"], [0.1, 0.11, 0.9], 0.021) == ["1000", "", "2000"]
 
 
 def test_the_command_writes_pdf_with_truetype_and_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,20 +17,20 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.figures.atlas import drawings
+from analysis.figures.all_figures import drawings
 from analysis.figures.by_workload import require_used
+from analysis.figures.figure_files import Drawing
 from analysis.figures.style import COLOURS, MARKERS
-from analysis.figures.write import Drawing
 from analysis.load.frame import load
-from analysis.report import evidence
-from analysis.report.chart import SHAPES, nice_step
+from analysis.report import measurement_sections
+from analysis.report.html_page import HERE, page_html
 from analysis.report.markup import Markup, href, tag
-from analysis.report.page import HERE, report
+from analysis.report.svg_chart import SHAPES, nice_step
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Check, Measurement
 from pdslurm.records.whole_file import write_json
-from tests.unit.analysis.test_command_line import failed, invalid, record, two_arms, write
+from tests.unit.analysis.records_made import failed, invalid, record, two_arms, write
 
 EVIL = '<script>alert("1")</script>'
 TTFT = {
@@ -47,7 +47,7 @@ def _no_figures_for_print(monkeypatch: pytest.MonkeyPatch) -> None:
         require_used(repeats.judge(frame))
         return iter(())
 
-    monkeypatch.setattr("analysis.report.page.drawings", none)
+    monkeypatch.setattr("analysis.report.html_page.drawings", none)
 
 
 @dataclass
@@ -92,7 +92,7 @@ def page_of(folder: Path, records: list[Measurement], **files: Any) -> str:
     write(folder, records)
     for name, value in files.items():
         write_json(folder / f"{name}.json", value)
-    return report(load([folder]), folder / "report.html")
+    return page_html(load([folder]), folder / "report.html")
 
 
 def four(**more: Any) -> list[Measurement]:
@@ -105,7 +105,7 @@ def four(**more: Any) -> list[Measurement]:
 
 
 def test_nothing_outside_the_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.page.drawings", drawings)
+    monkeypatch.setattr("analysis.report.html_page.drawings", drawings)
     page = page_of(tmp_path, four())
     assert not re.search(r"(https?|ftp|file|wss?):", page)
     found = read(page)
@@ -177,7 +177,7 @@ def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
         "engine": {EVIL: EVIL},
     }
     write_json(tmp_path / "versions.json", versions)
-    page = report(load([tmp_path]), tmp_path / "report.html")
+    page = page_html(load([tmp_path]), tmp_path / "report.html")
     found = read(page)
     assert page.count("<script") == 1
     assert len(found.scripts) == 1
@@ -283,7 +283,7 @@ def test_runs_beside_each_other_are_compared_too(tmp_path: Path) -> None:
             [record(value=float(value))],
             fairness={"differs": [], "forced": [], "same": {"memory_share": value, "gpus": "4"}},
         )
-    page = report(load([tmp_path]), tmp_path / "report.html")
+    page = page_html(load([tmp_path]), tmp_path / "report.html")
     section = read(page[page.index("Between the runs") : page.index('id="plans"')]).text
     assert "memory_share 0.9 0.8" in section
     assert "gpus" not in section
@@ -314,15 +314,15 @@ def test_each_decision_behind_the_verdict_is_a_row(tmp_path: Path) -> None:
 
 def test_many_records_are_linked_and_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "schema_version" in page_of(tmp_path, four())
-    monkeypatch.setattr(evidence, "MOST_JSON", 1000)
-    page = report(load([tmp_path]), tmp_path / "report.html")
+    monkeypatch.setattr(measurement_sections, "MOST_JSON", 1000)
+    page = page_html(load([tmp_path]), tmp_path / "report.html")
     assert "schema_version" not in page
     assert "there are too many" in page
 
 
 def test_links_stay_right_from_another_folder(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "a:b #1", four())
-    found = read(report(load([tmp_path / "runs"]), tmp_path / "pages" / "r.html"))
+    found = read(page_html(load([tmp_path / "runs"]), tmp_path / "pages" / "r.html"))
     addresses = [e["href"] for e in found.all("a") if e.get("href", "").startswith("..")]
     assert len(addresses) >= 8
     assert all(":" not in a and "#" not in a for a in addresses)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from analysis.load.frame import load
-from analysis.report.page import write
+from analysis.report.html_page import write_page
 from tests.integration.browser import Browser, program
-from tests.unit.analysis.test_command_line import invalid, record
-from tests.unit.analysis.test_command_line import write as write_records
+from tests.unit.analysis.records_made import invalid, record
+from tests.unit.analysis.records_made import write as write_records
 
 pytestmark = pytest.mark.skipif(program() is None, reason="no Chromium here: apt-get install chromium")
 TIP = "document.getElementById('tip')"
@@ -32,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records.append(invalid("pd_1p1d", repeat=9))
     records.append(record("pd_1p1d", (512, 512), 8, error=EVIL, status="failed", valid=False, value=None))
     write_records(folder, records)
-    return write(load([folder]), folder / "report.html")
+    return write_page(load([folder]), folder / "report.html")
 
 
 @pytest.fixture(scope="module")

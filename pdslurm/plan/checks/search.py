@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pdslurm.config import Config, Workload
-from pdslurm.records.intervals import ENOUGH
 from pdslurm.records.measurement import METRICS
+from pdslurm.records.t_interval import MIN_REPEATS
 
 LEAST_STEP = 1.01  # rates have three digits
 
@@ -24,8 +24,8 @@ def _until(workload: Workload) -> Iterator[str]:
         return
     if until.rel_ci <= 0:
         yield f"workload.until.rel_ci={until.rel_ci:g}: must be above 0, 0.05 for ±5 %; or null for workload.repeats alone"
-    if workload.repeats < ENOUGH:
-        yield f"workload.repeats={workload.repeats}: workload.until needs {ENOUGH} or more, for fewer give no interval"
+    if workload.repeats < MIN_REPEATS:
+        yield f"workload.repeats={workload.repeats}: workload.until needs {MIN_REPEATS} or more, for fewer give no interval"
     if until.max_repeats < workload.repeats:
         yield f"workload.until.max_repeats={until.max_repeats}: fewer than workload.repeats={workload.repeats}; use that or more"
     for name in until.metrics:

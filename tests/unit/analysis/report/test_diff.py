@@ -12,7 +12,7 @@ from analysis.report.diff import diff, difference, flat
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.whole_file import write_json
-from tests.unit.analysis.test_command_line import failed, record, two_arms, write
+from tests.unit.analysis.records_made import failed, record, two_arms, write
 
 
 def run(folder: Path, records: list[Measurement], config: str = "seed: 0\n", **files: Any) -> Path:

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from analysis.__main__ import main
-from analysis.load.provenance import RunFiles, option_texts
+from analysis.load.provenance import Provenance, option_texts
 from analysis.report.export import benchmark_report
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.whole_file import write_json
-from tests.unit.analysis.test_command_line import failed, invalid, record, write
+from tests.unit.analysis.records_made import failed, invalid, record, write
 
 ENGINE = {"kind": "engine", "set": "s", "node": 0, "host": "n0", "env": {"X": "1"}, "gpus": list(range(8))}
 PREFILL = {**ENGINE, "name": "engine0", "role": "prefill", "roles": {"pd_1p1d": "prefill"}, "port": 8000}
@@ -46,10 +46,10 @@ def made(**changes: Any) -> Measurement:
     return record("pd_1p1d", **{**more, **changes})
 
 
-def run_of(folder: Path) -> RunFiles:
+def run_of(folder: Path) -> Provenance:
     write_json(folder / "plan.json", PLAN)
     (folder / "config.yaml").write_text("cluster: {gpu: H100-80GB}\n")
-    return RunFiles(folder)
+    return Provenance(folder)
 
 
 def test_a_report_says_who_served_what_load_and_what_came_out(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_report_says_who_served_what_load_and_what_came_out(tmp_path: Path) ->
 
 
 def test_what_is_not_known_is_left_out_and_never_zero(tmp_path: Path) -> None:
-    report = benchmark_report(made(value=None, provenance={}, completed=None, failed=None), RunFiles(tmp_path))
+    report = benchmark_report(made(value=None, provenance={}, completed=None, failed=None), Provenance(tmp_path))
     assert "stack" not in report["scenario"]
     assert report["results"]["request_performance"]["aggregate"] == {"requests": {"total": 24}, "latency": {}, "throughput": {}}
     assert report["scenario"]["load"]["standardized"]["concurrency"] == math.inf
@@ -93,7 +93,7 @@ def test_what_is_not_known_is_left_out_and_never_zero(tmp_path: Path) -> None:
 
 def test_lengths_of_a_data_set_are_those_that_were_seen(tmp_path: Path) -> None:
     report = benchmark_report(
-        made(lengths=(0, 0), provenance={**PROVENANCE, "bench_args": ["--dataset-name", "sharegpt"]}), RunFiles(tmp_path)
+        made(lengths=(0, 0), provenance={**PROVENANCE, "bench_args": ["--dataset-name", "sharegpt"]}), Provenance(tmp_path)
     )
     load = report["scenario"]["load"]["standardized"]
     assert (load["source"], load["input_seq_len"]) == ("sampled", {"distribution": "other", "value": 500.0})

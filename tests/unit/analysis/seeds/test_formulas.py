@@ -8,7 +8,7 @@ import pytest
 
 from analysis.seeds import formulas
 from analysis.seeds.inputs import load
-from analysis.stats.bounds import Interval, exact, least, within
+from analysis.stats.bounds import Bounded, exact, least, within
 from pdslurm.plan.model import ModelShape
 
 SHAPES = load().models
@@ -136,10 +136,10 @@ def test_line_and_first_below() -> None:
         (within(10, 1) / within(5, 1), (2, 1.5, 2.75)),
         (within(0, 1) * -3.0, (0, -3, 3)),
         (within(10, 1) / 10.0, (1, 0.9, 1.1)),
-        (least(within(10, 1), Interval(10.5, 8, 12)), (10, 8, 11)),
+        (least(within(10, 1), Bounded(10.5, 8, 12)), (10, 8, 11)),
     ],
 )
-def test_intervals_carry_their_bounds(found: Interval, expected: tuple[float, float, float]) -> None:
+def test_intervals_carry_their_bounds(found: Bounded, expected: tuple[float, float, float]) -> None:
     assert (found.value, found.low, found.high) == pytest.approx(expected)
 
 
@@ -148,7 +148,7 @@ def test_intervals_say_what_cannot_be() -> None:
     assert not within(1, 0.4).overlaps(within(2, 0.5))
     assert exact(within(1, 2)) == within(1, 2)
     with pytest.raises(ValueError, match="does not hold its value 3"):
-        Interval(3, 1, 2)
+        Bounded(3, 1, 2)
     with pytest.raises(ValueError, match="with 0 in it, -1 to 1"):
         exact(1) / within(0, 1)
 

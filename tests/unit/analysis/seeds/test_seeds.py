@@ -20,8 +20,8 @@ import pytest
 from analysis.__main__ import main
 from analysis.seeds import claims
 from analysis.seeds.claims import Claim, Count, Estimate, Faulty, Found, Points, Span, Unknown, Words, judge
+from analysis.seeds.claims_table import FORMULAS, Line, check
 from analysis.seeds.inputs import FOLDER, Data, Row, load
-from analysis.seeds.table import FORMULAS, Line, check
 from analysis.stats.bounds import exact, within
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "seeds.txt"

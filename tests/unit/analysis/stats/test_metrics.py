@@ -19,8 +19,8 @@ from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS
 from tests.synthetic import Arm, Setting, record, write, write_csv
 from tests.synthetic import requests as made_up
-from tests.unit.analysis.test_command_line import record as plain
-from tests.unit.analysis.test_command_line import write as save
+from tests.unit.analysis.records_made import record as plain
+from tests.unit.analysis.records_made import write as save
 
 NAN = math.nan
 
@@ -304,12 +304,12 @@ def test_only_says_what_can_be_chosen(tmp_path: Path, text: str, why: str) -> No
 # --- timelines
 
 
-def looks(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+def samples(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TIMELINE_COLUMNS))
 
 
 def test_rates_are_what_counters_grew_by_second() -> None:
-    table = looks(
+    table = samples(
         [(0.0, "e0", "both", 1, 0, 0, 0, 0.0), (0.5, "e0", "both", 1, 3, 100, 4, 0.0), (1.5, "e0", "both", 1, 2, 100, 24, 50.0)]
     )
     out = timeline.activity_of(table)
@@ -320,7 +320,7 @@ def test_rates_are_what_counters_grew_by_second() -> None:
 
 
 def test_a_counter_that_fell_or_is_unknown_has_no_rate() -> None:
-    table = looks(
+    table = samples(
         [(0.0, "e0", "both", 1, 0, 100, 5, NAN), (1.0, "e0", "both", 1, 0, 0, 6, NAN), (2.0, "e0", "both", 1, 0, 10, 7, NAN)]
     )
     out = timeline.activity_of(table)
@@ -330,13 +330,13 @@ def test_a_counter_that_fell_or_is_unknown_has_no_rate() -> None:
 
 @pytest.mark.parametrize(("role", "unknown"), [("decode", "prefill_tok_s"), ("prefill", "decode_tok_s")])
 def test_what_is_not_a_role_s_work_is_not_shown_as_it(role: str, unknown: str) -> None:
-    out = timeline.activity_of(looks([(float(t), "e0", role, 1, 0, 9 * t, 8 * t, 7.0 * t) for t in range(3)]))
+    out = timeline.activity_of(samples([(float(t), "e0", role, 1, 0, 9 * t, 8 * t, 7.0 * t) for t in range(3)]))
     assert out[unknown].isna().all()
     assert out[["prefill_tok_s", "decode_tok_s", "kv_bytes_s"]].notna().all().sum() == 2
 
 
 def test_a_long_timeline_keeps_its_sums() -> None:
-    table = looks([(0.1 * t, "e0", "both", 1, 0, 3 * t, 0, 0.0) for t in range(5000)])
+    table = samples([(0.1 * t, "e0", "both", 1, 0, 3 * t, 0, 0.0) for t in range(5000)])
     out = timeline.activity_of(table)
     assert len(out) == timeline.MOST_STEPS
     assert (out["prefill_tok_s"] * (out["end_s"] - out["start_s"])).sum() == pytest.approx(3 * 4999)

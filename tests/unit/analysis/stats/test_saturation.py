@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from analysis.stats.bounds import Interval, exact, within
+from analysis.stats.bounds import Bounded, exact, within
 from analysis.stats.cost import cost, gpu_hours
 from analysis.stats.saturation import Saturated, in_turn, suggest
 
@@ -49,7 +49,7 @@ def test_splits_of_four_by_hand() -> None:
 
 def test_route_as_measured_takes_the_place_of_the_estimate() -> None:
     found = suggest(rates(10, 30), 4, colocated_per_s=within(6, 0.5))
-    assert (found.route, found.route_measured) == (Interval(24, 22, 26), True)
+    assert (found.route, found.route_measured) == (Bounded(24, 22, 26), True)
     assert found.gain_over_route.value == pytest.approx(30 / 24 - 1)
     assert not suggest(rates(10, 30), 4).route_measured
 
@@ -95,7 +95,7 @@ def test_in_turn_counts_each_error_once() -> None:
 
 def test_what_cannot_be_is_named() -> None:
     with pytest.raises(ValueError, match=r"decode_tok_s: may be -1 by its interval"):
-        Saturated(exact(10.0), Interval(3, -1, 4), 512, 256)
+        Saturated(exact(10.0), Bounded(3, -1, 4), 512, 256)
     with pytest.raises(ValueError, match=r"input_len=0: must be above 0"):
         Saturated(exact(10.0), exact(10.0), 0, 256)
     with pytest.raises(ValueError, match=r"instances=1: P/D needs two"):
@@ -110,7 +110,7 @@ def test_cost() -> None:
     assert (found.price_per_million.low, found.price_per_million.high) == pytest.approx((8 / 11 / 36 * 3 * 10, 8 / 9 / 36 * 3 * 10))
     assert cost(8, exact(10_000.0)).price_per_million is None
     assert gpu_hours(32, 450.0).value == pytest.approx(4)
-    assert gpu_hours(2, within(3600, 360)) == Interval(2, 1.8, 2.2)
+    assert gpu_hours(2, within(3600, 360)) == Bounded(2, 1.8, 2.2)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_cost() -> None:
         (1, exact(1.0), -2.0, "price_per_gpu_hour=-2"),
     ],
 )
-def test_cost_names_what_is_wrong(gpus: int, rate: Interval, price: float | None, named: str) -> None:
+def test_cost_names_what_is_wrong(gpus: int, rate: Bounded, price: float | None, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         cost(gpus, rate, price_per_gpu_hour=price)

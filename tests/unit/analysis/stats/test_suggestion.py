@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.stats.suggestion import costs, suggestions, text
+from analysis.stats.suggestion import cost_text, suggestion_text, suggestions
 
 
 def saturated(prompts_per_s: float, answers_per_s: float, instances: int = 4) -> pd.DataFrame:
@@ -20,10 +20,10 @@ def saturated(prompts_per_s: float, answers_per_s: float, instances: int = 4) ->
     ])  # fmt: skip
 
 
-def rates(**held: float) -> pd.DataFrame:
+def rates(**capacities: float) -> pd.DataFrame:
     return pd.DataFrame(
         [{"series": arm, "input_len": 1024, "output_len": 256, "disaggregated": arm.startswith("pd"), "gpus": 8.0,
-          "held_per_s": value} for arm, value in held.items()]
+          "capacity_per_s": value} for arm, value in capacities.items()]
     )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_suggested_where_whole_answers_came_as_fast_as_prompts() -> N
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("capacities", "said"),
     [
         ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "route_4": 12.0}, "pd_1p3d holds most, which confirms it."),
         ({"pd_1p3d": 7.0, "pd_2p2d": 9.0}, "pd_2p2d holds most, which refutes it."),
@@ -56,8 +56,8 @@ def test_nothing_is_suggested_where_whole_answers_came_as_fast_as_prompts() -> N
         ({"pd_1p3d": 0.0, "pd_2p2d": 0.0}, "; no arm with that ratio or beside it held a rate."),
     ],
 )
-def test_measuring_confirms_or_refutes_it(held: dict[str, float], said: str) -> None:
-    (line,) = text(saturated(40.0, 10.0), rates(**held))
+def test_measuring_confirms_or_refutes_it(capacities: dict[str, float], said: str) -> None:
+    (line,) = suggestion_text(saturated(40.0, 10.0), rates(**capacities))
     assert line.startswith("Saturated instances suggest 1P3D for 1024 tokens in and 256 out")
     assert line.endswith(said)
 
@@ -65,7 +65,7 @@ def test_measuring_confirms_or_refutes_it(held: dict[str, float], said: str) -> 
 def test_costs_at_the_rate_that_is_held() -> None:
     """8 GPUs, 10 requests/s of 256 tokens: a million tokens in 391 s, 0.868 GPU-hours."""
     frame = rates(route_4=10.0, pd_1p3d=0.0)
-    assert costs(frame, None, "") == ["GPU-hours for a million output tokens at 1024/256: route_4 0.868."]
-    assert costs(frame, 2.5, "EUR") == ["GPU-hours for a million output tokens at 1024/256: route_4 0.868 (2.17 EUR)."]
-    assert costs(frame.assign(held_per_s=0.0), 2.5, "EUR") == []
+    assert cost_text(frame, None, "") == ["GPU-hours for a million output tokens at 1024/256: route_4 0.868."]
+    assert cost_text(frame, 2.5, "EUR") == ["GPU-hours for a million output tokens at 1024/256: route_4 0.868 (2.17 EUR)."]
+    assert cost_text(frame.assign(capacity_per_s=0.0), 2.5, "EUR") == []
     assert math.isclose(8 / 3600 * 1e6 / 2560, 0.868, rel_tol=1e-3)

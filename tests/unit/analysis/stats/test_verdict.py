@@ -11,10 +11,10 @@ import pytest
 
 from analysis.load.frame import load
 from analysis.stats import repeats
-from analysis.stats.paired import Ratio, percent_text, ratio
-from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, UNDECIDED, decide, table, verdict
+from analysis.stats.paired import Ratio, by_pair, percent_text, ratio_of
+from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, UNDECIDED, decide, verdict
 from pdslurm.records.measurement import Measurement
-from tests.unit.analysis.test_command_line import record, write
+from tests.unit.analysis.records_made import record, write
 
 Values = dict[str, list[float]]
 
@@ -24,6 +24,11 @@ def used(tmp_path: Path, arms: Values, lengths: tuple[int, int] = (512, 256), mo
     records = [record(arm, lengths, n, value=value) for arm, values in arms.items() for n, value in enumerate(values)]
     judged = repeats.judge(load([write(tmp_path, [*records, *more])]))
     return judged[judged["use"] == "used"]
+
+
+def ratio(used: pd.DataFrame, metric: str, first: str, second: str) -> Ratio:
+    values = by_pair(used, metric)
+    return ratio_of(values.get(first, {}), values.get(second, {}))
 
 
 # --- pairs
@@ -81,7 +86,7 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
     arms = {"pd_1p": [100.0, 101.0, 99.0], "pd_2p": [60.0, 61.0, 59.0], "route_2": [120.0, 121.0, 119.0], "dp": [80.0, 80.0, 80.0]}
     frame = used(tmp_path, arms)
     by = {d.measure: d for d in decide(frame)}
-    assert (by[THROUGHPUT].pd_arm, by[THROUGHPUT].plain_arm, by[THROUGHPUT].answer) == ("pd_1p", "route_2", TOGETHER)
+    assert (by[THROUGHPUT].pd_arm, by[THROUGHPUT].plain_arm, by[THROUGHPUT].outcome) == ("pd_1p", "route_2", TOGETHER)
     sentences = verdict(frame)
     assert sentences[0].startswith(
         "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better, by 20 % ["
@@ -93,9 +98,9 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
 def test_what_overlaps_is_not_distinguishable_and_two_repeats_tell_nothing(tmp_path: Path) -> None:
     noisy = {"pd_1p": [100.0, 140.0, 80.0], "route_2": [110.0, 90.0, 130.0]}
     (first, *_) = decide(used(tmp_path / "noisy", noisy))
-    assert first.answer == EQUAL
+    assert first.outcome == EQUAL
     (first, *_) = decide(used(tmp_path / "few", {arm: values[:2] for arm, values in noisy.items()}))
-    assert first.answer == UNDECIDED
+    assert first.outcome == UNDECIDED
     few = verdict(used(tmp_path / "few again", {arm: v[:2] for arm, v in noisy.items()}))
     assert few == ["Whether to disaggregate cannot be told: that takes 3 valid repeats of a workload on both kinds of arms."]
 
@@ -110,8 +115,7 @@ def test_it_depends_on_the_workload(tmp_path: Path) -> None:
         "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better, by 50 % [50, 50]; "
         "at 1 route_2 is better, by 10 % [10, 10]."
     )
-    rows = table(decide(frame))
-    assert rows.loc[rows["measure"] == THROUGHPUT.words, "answer"].tolist() == [TOGETHER, "disaggregate"]
+    assert [d.outcome for d in decide(frame) if d.measure == THROUGHPUT] == [TOGETHER, "disaggregate"]
 
 
 def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
     )
     (first, *_) = decide(used(tmp_path, {"route_2": [100.0] * 3}, more=records))
     assert first.lead.value == pytest.approx(0.5)
-    assert first.answer == TOGETHER
+    assert first.outcome == TOGETHER
 
 
 def test_without_both_kinds_of_arms_there_is_no_answer(tmp_path: Path) -> None:

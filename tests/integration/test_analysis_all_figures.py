@@ -13,21 +13,21 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.__main__ import main
-from analysis.figures import atlas, crossover, latency, panels
+from analysis.figures import all_figures, crossover, latency, panels
 from analysis.figures.activity import amount
-from analysis.figures.atlas import NEEDS, NO_SLO, drawings
+from analysis.figures.all_figures import NEEDS, NO_SLO, drawings
 from analysis.figures.breakdown import REST
+from analysis.figures.figure_files import Drawing, lay_out
 from analysis.figures.style import MARKERS, PAPER, SCREEN, STYLES, Style, columns_of
-from analysis.figures.write import Drawing, lay_out
 from analysis.load.frame import load, only
 from analysis.load.request_files import FINE, reduce
 from analysis.stats import metrics, repeats
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from pdslurm.records.measurement import METRICS, load_record
 from tests.integration.test_analysis_figures import bars, line, points
 from tests.synthetic import ARMS, Setting, write
-from tests.unit.analysis.test_command_line import record
-from tests.unit.analysis.test_command_line import write as save
+from tests.unit.analysis.records_made import record
+from tests.unit.analysis.records_made import write as save
 
 SLO = {"ttft_ms": 400.0, "tpot_ms": 40.0}
 SETTINGS = (
@@ -159,7 +159,7 @@ def test_answers_that_were_not_streamed_have_e2e_alone(frame: pd.DataFrame) -> N
     assert [ax.get_ylabel() for ax in latency_of(unknown).figure.axes] == ["E2E latency (s)", ""]
     judged = repeats.judge(unknown)
     assert latency.over_floor(judged, panels.over(judged, "input_len")) is None
-    assert len(atlas.with_requests(judged, "e2el")) > len(atlas.with_requests(judged, "ttft")) == 0
+    assert len(all_figures.with_requests(judged, "e2el")) > len(all_figures.with_requests(judged, "ttft")) == 0
 
 
 def test_the_floor_and_the_transfers_are_drawn_under_the_ttft(frame: pd.DataFrame, drawn: Drawn) -> None:
@@ -270,7 +270,7 @@ def test_a_wrong_option_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_only_files_behind_what_is_shown_are_read(frame: pd.DataFrame) -> None:
     """Of many settings some panels are drawn; the rest must not cost time."""
     many = pd.concat([frame.assign(output_len=256 + i) for i in range(40)], ignore_index=True)
-    wanted = atlas.wanted(repeats.judge(many), SCREEN, None)
+    wanted = all_figures.records_to_read(repeats.judge(many), SCREEN, None)
     assert 0 < len(wanted) < len(many) / 4
     assert set(many.loc[wanted, "valid"]) == {True}
 
@@ -279,7 +279,7 @@ def test_only_files_behind_what_is_shown_are_read(frame: pd.DataFrame) -> None:
     ("count", "most", "kept"), [(3, 6, [0, 1, 2]), (10, 4, [0, 3, 6, 9]), (9, 2, [0, 8]), (5, 1, [0]), (0, 3, [])]
 )
 def test_of_very_many_panels_some_at_even_distances_are_drawn(count: int, most: int, kept: list[int]) -> None:
-    assert spread(range(count), most) == kept
+    assert evenly_spaced(range(count), most) == kept
 
 
 def test_panels_over_a_dimension_leave_out_pairs_that_another_sweep_made(frame: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pdslurm.records.intervals import half_width, relative_half_width, t_95
+from pdslurm.records.t_interval import half_width, relative_half_width, t_95
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (40, 2.021), (60, 2.000), (120, 1.980)])

@@ -15,9 +15,9 @@ import pandas as pd
 
 from analysis.figures.panels import NAMES, fixed_text
 from analysis.load.frame import SETTING
-from analysis.report.chart import MEASURES, Group, Key
-from analysis.report.markup import Markup, href, join, link, table, tag
+from analysis.report.markup import Markup, href, html_table, join, link, tag
 from analysis.report.summary import number_text
+from analysis.report.svg_chart import CHART_METRICS, Group, Key
 from analysis.stats import repeats
 from pdslurm.records.measurement import TTFT_PARTS, TTFT_SUMS, Check, Measurement
 
@@ -86,19 +86,19 @@ def numbers(page: Page) -> Markup:
     used = page.judged[page.judged["use"] == "used"]
     if used.empty:
         return Markup()
-    found = {m.metric: _means(used, m.metric) for m in MEASURES}
+    found = {m.metric: _means(used, m.metric) for m in CHART_METRICS}
     rows = []
     for key, group in page.groups.items():
         cells: list[object] = []
-        for measure in MEASURES:
+        for measure in CHART_METRICS:
             mean = found[measure.metric].get(key)
             cells.append(_spread(mean, group) if mean else "-")
         n = sum(row["use"] == "used" for row in page.rows[key])
         rows.append([*page.setting(key), key[0], tag("a", n, href=f"#{group.anchor}"), *cells])
-    heading = [*page.headings(), "arm", "repeats", *(f"{m.axis} ({m.unit})" for m in MEASURES)]
+    heading = [*page.headings(), "arm", "repeats", *(f"{m.axis} ({m.unit})" for m in CHART_METRICS)]
     fixed = ", ".join(fixed_text(name, used[name].iloc[0]) for name in SETTING if name not in page.varied)
     caption = "Mean over repeats [95 % t interval of the mean from 3 repeats on, smallest and largest of 2]"
-    return table(heading, rows, caption=f"{caption}; {fixed}" if fixed else caption, numbers=len(MEASURES) + 1)
+    return html_table(heading, rows, caption=f"{caption}; {fixed}" if fixed else caption, numbers=len(CHART_METRICS) + 1)
 
 
 def _means(used: pd.DataFrame, metric: str) -> dict[Key, Row]:
@@ -128,7 +128,7 @@ def ttft(page: Page) -> Markup:
     heading = [*page.headings(), "arm", "share", *PART_WORDS.values(), *TTFT_SUMS]
     caption = "Milliseconds, means per request over repeats; error, empty in the strip: measured less the sum; -: no such part"
     legend = (join([tag("span", "■ ", style=f"color: {colour(i)}"), f"{name}  "]) for i, name in enumerate(PART_WORDS.values()))
-    return join([tag("p", *legend), table(heading, rows, caption=caption, numbers=len(TTFT_PARTS) + len(TTFT_SUMS))])
+    return join([tag("p", *legend), html_table(heading, rows, caption=caption, numbers=len(TTFT_PARTS) + len(TTFT_SUMS))])
 
 
 def colour(i: int) -> str:
@@ -158,7 +158,7 @@ def validity(page: Page) -> Markup:
     lost = judged[judged["use"] != "used"]
     if len(lost):
         rows = [_lost(page, row) for some in page.rows.values() for row in some if row["use"] != "used"]
-        out.append(table(["arm", "point", "", "why", "record"], rows, caption="Left out of every figure, mean and verdict"))
+        out.append(html_table(["arm", "point", "", "why", "record"], rows, caption="Left out of every figure, mean and verdict"))
     out.append(_checks(page))
     return join(out)
 
@@ -192,7 +192,7 @@ def _checks(page: Page) -> Markup:
             "p", "These records carry no checks of their own: they were made by a pdslurm that wrote reasons only.", class_="soft"
         )
     rows = [[name, *(_outcome(by_arm.get(arm, [])) for arm in arms)] for name, by_arm in counts.items()]
-    return table(
+    return html_table(
         ["check", *arms], rows, caption="Checks passed, over all measurements; the evidence of each stands with its measurement"
     )
 
@@ -261,7 +261,7 @@ def _said(record: Measurement, *, embed: bool) -> Markup:
     rows = [[c.name, {True: "ok", False: "failed", None: "unknown"}[c.ok], c.said, pretty(c.evidence)] for c in record.checks]
     return tag(
         "details", tag("summary", _tally([c.ok for c in record.checks])),
-        table(["check", "", "found", "evidence"], rows, caption="Checks of this measurement"),
+        html_table(["check", "", "found", "evidence"], rows, caption="Checks of this measurement"),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ T_95 = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
-ENOUGH = 3  # repeats from which on an interval is worth its name: with 2, t is 12.7
+MIN_REPEATS = 3  # repeats from which on an interval is worth its name: with 2, t is 12.7
 
 
 def t_95(freedom: int) -> float:
@@ -27,8 +27,9 @@ def t_95(freedom: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half of the 95 % t interval of the mean, in the values' unit; NaN for fewer than ENOUGH values, whose spread is not known."""
-    if len(values) < ENOUGH:
+    """Half of the 95 % t interval of the mean, in the values' unit; NaN for fewer than MIN_REPEATS values: their spread is not
+    known."""
+    if len(values) < MIN_REPEATS:
         return math.nan
     return t_95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 

@@ -27,7 +27,7 @@ WHOLE = ("completed", "failed")  # floats in the frame, for they may be unknown
 BOUNDS = ("request_rate", "max_concurrency")
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+def records_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns TABLE_COLUMNS, sorted by setting, arm and repeat, so that the arms at one setting stand below each other."""
     ordered = frame.sort_values(
         ["load", "input_len", "output_len", "request_rate", "max_concurrency", "arm", "repeat", "seed"], kind="stable"
@@ -40,4 +40,4 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def to_csv(frame: pd.DataFrame) -> str:
     """RFC 4180 with a header; an unknown number is an empty field."""
-    return str(table(frame).to_csv(index=False, lineterminator="\n"))
+    return str(records_table(frame).to_csv(index=False, lineterminator="\n"))

@@ -13,11 +13,11 @@ from analysis.stats import metrics, repeats
 from analysis.load import request_files
 from analysis.stats import timeline
 from analysis.figures.by_workload import MAX_PANELS, QUANTITIES, draw, require_used
-from analysis.stats.repeats import spread
+from analysis.stats.repeats import evenly_spaced
 from analysis.load.frame import SETTING
 from analysis.load.slo import EXAMPLE, Slo
 from analysis.figures.style import SCREEN, Style
-from analysis.figures.write import Drawing
+from analysis.figures.figure_files import Drawing
 from pdslurm.records.measurement import BINS_PER_DECADE
 
 FILES = "request files (raw/ARM/*.requests.csv.gz) of valid records"
@@ -46,7 +46,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     found = panels.panels(judged)
     for quantity in QUANTITIES:
         yield quantity.file, draw(judged, quantity, found, style)
-    reduced = request_files.reduce(judged.loc[wanted(judged, style, slo)], slo)
+    reduced = request_files.reduce(judged.loc[records_to_read(judged, style, slo)], slo)
     concurrency = panels.over(judged, "max_concurrency")
     yield _or_needs("latency_concurrency", latency.of_concurrency(judged, reduced, concurrency, style))
     yield _or_needs("ttft_floor", latency.over_floor(judged, panels.over(judged, "input_len"), style))
@@ -60,8 +60,8 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     yield _or_needs("cdf_itl", distributions.cdf(judged, judged["itl_bins"], BINS_PER_DECADE, WORDS["itl"], style))
     yield _or_needs("ttft_breakdown", breakdown.ttft_parts(judged, style))
     yield _or_needs("crossover", crossover.crossover(judged, style))
-    looked_at = timeline.chosen(judged, activity.ARMS)
-    yield _or_needs("timeline", activity.timeline(judged, looked_at, timeline.activity(looked_at), style))
+    recorded = timeline.chosen(judged, activity.ARMS)
+    yield _or_needs("timeline", activity.timeline(judged, recorded, timeline.activity(recorded), style))
 
 
 def _or_needs(name: str, drawing: Drawing | None) -> tuple[str, Drawing | str]:
@@ -78,12 +78,12 @@ def with_requests(judged: pd.DataFrame, what: str) -> pd.DataFrame:
     return judged[(judged["use"] == "used") & judged["requests_file"].notna() & judged[f"p50_{what}_ms"].notna()]
 
 
-def wanted(judged: pd.DataFrame, style: Style, slo: Slo | None) -> pd.Index:
+def records_to_read(judged: pd.DataFrame, style: Style, slo: Slo | None) -> pd.Index:
     """The records whose requests the figures show: some settings' distributions, the panels over concurrency and, with an SLO,
     those over the request rate."""
     used = judged[judged["use"] == "used"]
-    over = spread(panels.over(judged, "max_concurrency"), latency.SETTINGS)
-    over += spread(rate_panels(judged), MAX_PANELS) if slo else []
+    over = evenly_spaced(panels.over(judged, "max_concurrency"), latency.SETTINGS)
+    over += evenly_spaced(rate_panels(judged), MAX_PANELS) if slo else []
     parts = [panel.rows.index for panel in over]
     for what in ("ttft", "e2el"):
         have = with_requests(judged, what)

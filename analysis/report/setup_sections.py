@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.load.provenance import RunFiles
-from analysis.report.markup import Markup, join, link, table, tag
+from analysis.load.provenance import Provenance
+from analysis.report.markup import Markup, html_table, join, link, tag
 
 # Fields whose value the topology itself decides: that two runs differ in them is what they are compared for.
 TOPOLOGY = frozenset({"instances", "kv_connector", "router_hops"})
 
 
-def fairness(runs: Sequence[RunFiles]) -> Markup:
+def fairness(runs: Sequence[Provenance]) -> Markup:
     """What arms differ in though no topology forces it, within each run and between runs."""
     out: list[object] = []
     for run in runs:
@@ -39,7 +39,8 @@ def _within(found: Mapping[str, Any] | None) -> Markup:
     rows = [[name, value] for name, value in same.items()]
     if rows:
         folded = tag("summary", f"{len(rows)} compared and found the same in every arm")
-        out.append(tag("details", folded, table(["what", "value"], rows, caption="From the final command lines and environments")))
+        caption = "From the final command lines and environments"
+        out.append(tag("details", folded, html_table(["what", "value"], rows, caption=caption)))
     return join(out)
 
 
@@ -58,7 +59,7 @@ def words(values: Mapping[str, str]) -> str:
     return "; ".join(f"{value} ({', '.join(arms)})" for value, arms in by_value.items())
 
 
-def _between(runs: Sequence[RunFiles]) -> Markup | None:
+def _between(runs: Sequence[Provenance]) -> Markup | None:
     """Fields in which runs have no value in common: their arms cannot be compared without a thought on it."""
     known = {run.path.name: run.fairness for run in runs if run.fairness}
     if len(known) < 2:
@@ -73,7 +74,7 @@ def _between(runs: Sequence[RunFiles]) -> Markup | None:
     if not rows:
         return join([tag("h3", "Between the runs"), tag("p", "The runs agree in everything that was compared.")])
     caption = "Values of arms, where the runs do not have the same ones. Which of them the topologies force is for you to judge."
-    return join([tag("h3", "Between the runs"), table(["what", *values], rows, caption=caption)])
+    return join([tag("h3", "Between the runs"), html_table(["what", *values], rows, caption=caption)])
 
 
 def _all_values(found: Mapping[str, Any]) -> dict[str, frozenset[str]]:
@@ -83,12 +84,12 @@ def _all_values(found: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return out
 
 
-def plans(runs: Sequence[RunFiles], start: Path) -> Markup:
+def plans(runs: Sequence[Provenance], start: Path) -> Markup:
     """Arms with their instances, roles and GPUs; every process with its command line."""
     return join(part for run in runs for part in _plan(run, start, several=len(runs) > 1))
 
 
-def _plan(run: RunFiles, start: Path, *, several: bool) -> Iterator[Markup]:
+def _plan(run: Provenance, start: Path, *, several: bool) -> Iterator[Markup]:
     if several:
         yield tag("h3", run.path.name)
     plan = run.plan
@@ -104,7 +105,7 @@ def _plan(run: RunFiles, start: Path, *, several: bool) -> Iterator[Markup]:
             routers = [p["name"] for p in processes if p["kind"] == "router" and p.get("arm") == arm]
             rows.append([arm, group["name"], counts, ", ".join(routers) or "none", group["gpus"]])
     caption = f"{plan.get('nodes')} node(s), {plan.get('gpus')} GPUs or CPU slots in all"
-    yield table(["arm", "set of instances", "instances", "router", "GPUs"], rows, caption=caption, numbers=1)
+    yield html_table(["arm", "set of instances", "instances", "router", "GPUs"], rows, caption=caption, numbers=1)
     lines = [_process(p) for p in processes]
     count = tag("summary", f"{len(lines)} processes with their command lines")
     yield tag("details", count, *lines, tag("p", link(run.path / "plan.json", start, "plan.json")))
@@ -121,12 +122,12 @@ def _process(process: Mapping[str, Any]) -> Markup:
     return join([heading, tag("pre", f"{env} {command}".strip(), class_="wrap")])
 
 
-def provenance(runs: Sequence[RunFiles], start: Path) -> Markup:
+def provenance(runs: Sequence[Provenance], start: Path) -> Markup:
     """Commit, command, versions, host and GPUs of each run, with links to the files that say so."""
     return join(part for run in runs for part in _origin(run, start, several=len(runs) > 1))
 
 
-def _origin(run: RunFiles, start: Path, *, several: bool) -> Iterator[Markup]:
+def _origin(run: Provenance, start: Path, *, several: bool) -> Iterator[Markup]:
     if several:
         yield tag("h3", run.path.name)
     said = run.versions or {}

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 
 from analysis.figures import axis
 from analysis.figures.panels import ARMS, NAMES, Panel
-from analysis.figures.style import Look, Style, canvas, handles_of, label_side
-from analysis.figures.write import Drawing
+from analysis.figures.style import SeriesStyle, Style, canvas, handles_of, label_side
+from analysis.figures.figure_files import Drawing
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +40,15 @@ class Cell:
 
 
 def draw_cells(
-    style: Style, heading: str, looks: Mapping[str, Look], cells: Sequence[Cell], caption: str, *, more: Sequence[Artist] = ()
+    style: Style, heading: str, styles: Mapping[str, SeriesStyle], cells: Sequence[Cell], caption: str, *, more: Sequence[Artist] = ()
 ) -> Drawing:
     """A figure with two cells in a row; `more`: entries of the legend beside the series'."""
     side = len({cell.label for cell in cells}) == 1 and not style.explains
     with mpl.rc_context(style.rc):
-        handles = [*handles_of(looks), *more]
+        handles = [*handles_of(styles), *more]
         figure, axes = canvas(style, heading, handles, style.wrapped(caption, len(cells)), panels=len(cells))
         for i, (cell, ax) in enumerate(zip(cells, axes, strict=True)):
-            draw_cell(ax, cell, looks, style, len(cells))
+            draw_cell(ax, cell, styles, style, len(cells))
             ax.set_title(cell.title, loc="left")
             if side:
                 label_side(figure, cell.label)
@@ -60,20 +60,20 @@ def draw_cells(
     return style.drawing(figure, caption)
 
 
-def draw_cell(ax: Axes, cell: Cell, looks: Mapping[str, Look], style: Style, cells: int) -> None:
+def draw_cell(ax: Axes, cell: Cell, styles: Mapping[str, SeriesStyle], style: Style, cells: int) -> None:
     """The lines of one panel. A line breaks where its arm was to be measured and has no valid record."""
     panel, means = cell.panel, cell.means
-    labels = [label for label in looks if (panel.rows["series"] == label).any()]
+    labels = [label for label in styles if (panel.rows["series"] == label).any()]
     at: dict[float, float] = {} if panel.x == ARMS else axis.positions(panel.rows[panel.x])
     for reference in cell.references:
         draw_reference(ax, reference, panel.x, at, cell.factor)
     for i, label in enumerate(labels):
         mine = means[means["series"] == label]
         if panel.x == ARMS:
-            draw_series(ax, [i], mine, cell.factor, label, looks[label])
+            draw_series(ax, [i], mine, cell.factor, label, styles[label])
         else:
             xs = sorted(panel.rows.loc[panel.rows["series"] == label, panel.x].unique())
-            draw_series(ax, [at[x] for x in xs], mine.set_index(panel.x).reindex(xs), cell.factor, label, looks[label])
+            draw_series(ax, [at[x] for x in xs], mine.set_index(panel.x).reindex(xs), cell.factor, label, styles[label])
     if panel.x == ARMS:
         axis.set_arms(ax, labels, style.title_for(cells) + 6)
     else:
@@ -88,13 +88,13 @@ def draw_cell(ax: Axes, cell: Cell, looks: Mapping[str, Look], style: Style, cel
         ax.text(0.5, 0.5, "no valid measurement", transform=ax.transAxes, ha="center", color="0.4")
 
 
-def draw_series(ax: Axes, xs: Sequence[float], means: pd.DataFrame, factor: float, label: str, look: Look) -> None:
+def draw_series(ax: Axes, xs: Sequence[float], means: pd.DataFrame, factor: float, label: str, line_style: SeriesStyle) -> None:
     """A line with markers at the means, and bars from low to high where they are known."""
     if means.empty:
         return
     scaled = means[["mean", "low", "high"]] * factor
-    ax.plot(xs, scaled["mean"], label=label, **look.of_line(len(xs)))
-    draw_bars(ax, xs, scaled, look.of_bars(len(xs)))
+    ax.plot(xs, scaled["mean"], label=label, **line_style.of_line(len(xs)))
+    draw_bars(ax, xs, scaled, line_style.of_bars(len(xs)))
 
 
 def draw_bars(ax: Axes, xs: Sequence[float], scaled: pd.DataFrame, how: Mapping[str, Any]) -> None:

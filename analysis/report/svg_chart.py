@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.figures import axis
 from analysis.figures.panels import ARMS, NAMES, Panel, fixed_text, title
-from analysis.figures.style import COLOURS, Look
+from analysis.figures.style import COLOURS, SeriesStyle
 from analysis.load.frame import SETTING
 from analysis.report.markup import Markup, tag
 from analysis.report.summary import number_text
@@ -27,7 +27,7 @@ SECONDS_FROM_MS = 2000.0
 
 
 @dataclass(frozen=True)
-class Measure:
+class ChartMetric:
     """What a chart shows: a column of the frame, its words, the axis's name, its unit and which end is good."""
 
     metric: str
@@ -37,14 +37,14 @@ class Measure:
     better: str
 
 
-MEASURES = (
-    Measure("output_throughput_tok_s", "Output token throughput", "Output throughput", "tokens/s", "higher"),
-    Measure("mean_ttft_ms", "Mean time to first token (TTFT)", "Mean TTFT", "ms", "lower"),
-    Measure("mean_itl_ms", "Mean inter-token latency (ITL)", "Mean ITL", "ms", "lower"),
-    Measure("p99_ttft_ms", "99th percentile of TTFT", "p99 TTFT", "ms", "lower"),
-    Measure("p99_itl_ms", "99th percentile of ITL", "p99 ITL", "ms", "lower"),
-    Measure("mean_e2el_ms", "Mean end-to-end latency", "Mean latency", "ms", "lower"),
-    Measure("request_throughput_per_s", "Request throughput", "Request throughput", "requests/s", "higher"),
+CHART_METRICS = (
+    ChartMetric("output_throughput_tok_s", "Output token throughput", "Output throughput", "tokens/s", "higher"),
+    ChartMetric("mean_ttft_ms", "Mean time to first token (TTFT)", "Mean TTFT", "ms", "lower"),
+    ChartMetric("mean_itl_ms", "Mean inter-token latency (ITL)", "Mean ITL", "ms", "lower"),
+    ChartMetric("p99_ttft_ms", "99th percentile of TTFT", "p99 TTFT", "ms", "lower"),
+    ChartMetric("p99_itl_ms", "99th percentile of ITL", "p99 ITL", "ms", "lower"),
+    ChartMetric("mean_e2el_ms", "Mean end-to-end latency", "Mean latency", "ms", "lower"),
+    ChartMetric("request_throughput_per_s", "Request throughput", "Request throughput", "requests/s", "higher"),
 )
 
 
@@ -59,13 +59,17 @@ class Group:
 Key = tuple[Any, ...]  # series, then SETTING's values
 
 
-def series_class(look: Look) -> str:
-    """The CSS class that holds a look's colour for light and dark pages."""
-    return f"s{COLOURS.index(look.colour)}"
+def series_class(style: SeriesStyle) -> str:
+    """The CSS class that holds a series' colour for light and dark pages."""
+    return f"s{COLOURS.index(style.colour)}"
 
 
 def chart(
-    panel: Panel, among: Sequence[Panel], measure: Measure, styles: Mapping[str, Look], groups: Callable[[Key], Group | None]
+    panel: Panel,
+    among: Sequence[Panel],
+    measure: ChartMetric,
+    styles: Mapping[str, SeriesStyle],
+    groups: Callable[[Key], Group | None],
 ) -> Markup:
     """A figure with its heading; all of `among` have one unit. `groups` finds what belongs to a mark."""
     used = panel.rows[panel.rows["use"] == "used"]
@@ -124,7 +128,7 @@ class Scale:
             fit = len(self.labels) * (max(map(len, self.labels), default=0) + 2) <= 50
             return [(label, self.right(label, 0)) for label in self.labels] if fit else []
         places = [self.right("", value) for value in self.at]
-        texts = axis.fitting(
+        texts = axis.fitting_labels(
             [axis.value_text(value) for value in self.at], [(x - LEFT) / (WIDTH - LEFT - RIGHT) for x in places], DIGIT
         )
         return [(text, x) for text, x in zip(texts, places, strict=True) if text]
@@ -141,13 +145,13 @@ class Drawn:
     """What all marks of one chart share."""
 
     panel: Panel
-    measure: Measure
+    measure: ChartMetric
     factor: float
     unit: str
     groups: Callable[[Key], Group | None]
 
 
-def _series(means: pd.DataFrame, label: str, look: Look, scale: Scale, drawn: Drawn) -> Markup:
+def _series(means: pd.DataFrame, label: str, style: SeriesStyle, scale: Scale, drawn: Drawn) -> Markup:
     """Line, bars and marks of one arm. The line breaks where the arm has no valid record of a setting that it was measured at."""
     places = {} if drawn.panel.x == ARMS else {row[drawn.panel.x]: row for row in means.to_dict("records")}
     rows = means.to_dict("records") if drawn.panel.x == ARMS else list(places.values())
@@ -160,14 +164,14 @@ def _series(means: pd.DataFrame, label: str, look: Look, scale: Scale, drawn: Dr
                 runs[-1].append(f"{scale.right(label, x)},{scale.up(places[x]['mean'] * drawn.factor)}")
             else:
                 runs.append([])
-        out += [tag("polyline", points=" ".join(run), stroke_dasharray=dashes(look)) for run in runs if len(run) > 1]
+        out += [tag("polyline", points=" ".join(run), stroke_dasharray=dashes(style)) for run in runs if len(run) > 1]
     for row in rows:
         x = scale.right(label, row.get(drawn.panel.x, 0.0))
-        out.append(_mark(row, label, look, x, scale, drawn))
-    return tag("g", *out, class_=f"series {series_class(look)}{' hollow' if look.hollow else ''}", data_series=label)
+        out.append(_mark(row, label, style, x, scale, drawn))
+    return tag("g", *out, class_=f"series {series_class(style)}{' hollow' if style.hollow else ''}", data_series=label)
 
 
-def _mark(row: Mapping[Hashable, Any], label: str, look: Look, x: float, scale: Scale, drawn: Drawn) -> Markup:
+def _mark(row: Mapping[Hashable, Any], label: str, style: SeriesStyle, x: float, scale: Scale, drawn: Drawn) -> Markup:
     factor, unit = drawn.factor, drawn.unit
     setting = ", ".join(fixed_text(name, row[name]) for name in SETTING)
     known = not math.isnan(row["low"])
@@ -188,7 +192,7 @@ def _mark(row: Mapping[Hashable, Any], label: str, look: Look, x: float, scale: 
         low, high = scale.up(row["low"] * factor), scale.up(row["high"] * factor)
         parts.append(tag("path", d=f"M{x} {low}V{high}M{x - 3} {low}h6M{x - 3} {high}h6", class_="bar"))
     parts.append(tag("circle", cx=x, cy=y, r=11, class_="hit"))
-    parts.append(tag("path", d=SHAPES.get(look.marker, SHAPES["o"]), transform=f"translate({x} {y})", class_="mark"))
+    parts.append(tag("path", d=SHAPES.get(style.marker, SHAPES["o"]), transform=f"translate({x} {y})", class_="mark"))
     data = json.dumps(tip, ensure_ascii=False)
     return tag("a", *parts, href=f"#{group.anchor}" if group else None, class_="point", aria_label=said, data_tip=data)
 
@@ -205,17 +209,17 @@ SHAPES = {
 }
 
 
-def dashes(look: Look) -> str | None:
+def dashes(style: SeriesStyle) -> str | None:
     """matplotlib's line styles as stroke-dasharray, in pixels."""
-    if isinstance(look.dash, tuple):
-        return " ".join(f"{1.8 * length:g}" for length in look.dash[1])
-    return {"-.": "11 3 2 3", ":": "2 4", "--": "7 3"}.get(look.dash)
+    if isinstance(style.dash, tuple):
+        return " ".join(f"{1.8 * length:g}" for length in style.dash[1])
+    return {"-.": "11 3 2 3", ":": "2 4", "--": "7 3"}.get(style.dash)
 
 
-def swatch(label: str, look: Look) -> Markup:
+def swatch(label: str, style: SeriesStyle) -> Markup:
     """A legend entry that switches its arm on and off."""
-    line = tag("line", x1=0, x2=44, y1=8, y2=8, stroke_dasharray=dashes(look))
-    mark = tag("path", d=SHAPES.get(look.marker, SHAPES["o"]), transform="translate(22 8)", class_="mark")
-    kind = f"series {series_class(look)}{' hollow' if look.hollow else ''}"
+    line = tag("line", x1=0, x2=44, y1=8, y2=8, stroke_dasharray=dashes(style))
+    mark = tag("path", d=SHAPES.get(style.marker, SHAPES["o"]), transform="translate(22 8)", class_="mark")
+    kind = f"series {series_class(style)}{' hollow' if style.hollow else ''}"
     svg = tag("svg", tag("g", line, mark, class_=kind), viewBox="0 0 44 16", width="44", height="16", aria_hidden="true")
     return tag("button", svg, " ", label, type="button", class_="swatch", data_series=label, aria_pressed="true")

@@ -15,20 +15,20 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
-from analysis.figures.atlas import drawings
+from analysis.figures.all_figures import drawings
 from analysis.figures.by_workload import MAX_PANELS
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import fixed_text, panels
-from analysis.figures.style import looks
-from analysis.figures.write import Drawing
+from analysis.figures.style import series_styles
 from analysis.load import slo
 from analysis.load.frame import SETTING
-from analysis.load.provenance import RunFiles
-from analysis.report import evidence, machinery
-from analysis.report.chart import MEASURES, Group, Key, chart, swatch
-from analysis.report.markup import Markup, join, table, tag
+from analysis.load.provenance import Provenance
+from analysis.report import measurement_sections, setup_sections
+from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.summary import summary
+from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
-from analysis.stats.capacity import rates_of
+from analysis.stats.capacity import capacities_of
 from analysis.stats.paired import percent_text
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import decisions_of
@@ -39,7 +39,7 @@ from pdslurm.records.whole_file import write_text
 HERE = Path(__file__).parent
 MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
 MOST_DECISIONS = 200  # settings whose comparisons are listed
-OPEN_CHARTS = 3  # of MEASURES; the others are folded
+OPEN_CHARTS = 3  # of CHART_METRICS; the others are folded
 Section = tuple[str, str, Callable[[], object]]  # anchor, heading, what is in it
 SHORT = {"ttft": "TTFT", "plans": "Arms"}  # in the menu, where it is not the heading
 
@@ -49,23 +49,23 @@ def verdict_text(frame: pd.DataFrame) -> str:
     return summary(frame)
 
 
-def report(frame: pd.DataFrame, out: Path) -> str:
+def page_html(frame: pd.DataFrame, out: Path) -> str:
     """The page that will lie at `out`. Raises ResultsError when a record or a run's file cannot be read."""
     judged = repeats.judge(frame)
     records = {path: load_record(Path(path)) for path in judged["path"]}
-    runs = [RunFiles(Path(folder)) for folder in dict.fromkeys(judged["folder"])]
-    page = evidence.page_of(judged, records, out.parent)
+    runs = [Provenance(Path(folder)) for folder in dict.fromkeys(judged["folder"])]
+    page = measurement_sections.page_of(judged, records, out.parent)
     sections: list[Section] = [
         ("verdict", "Verdict", lambda: verdict(judged)),
-        ("figures", "Figures", lambda: interactive(judged, page.groups)),
-        ("numbers", "Numbers", lambda: evidence.numbers(page)),
-        ("ttft", "Where the time to first token goes", lambda: evidence.ttft(page)),
-        ("print", "Figures for print", lambda: printed(frame)),
-        ("validity", "Validity", lambda: evidence.validity(page)),
-        ("fairness", "Fairness", lambda: machinery.fairness(runs)),
-        ("plans", "Arms and processes", lambda: machinery.plans(runs, out.parent)),
-        ("provenance", "Provenance", lambda: machinery.provenance(runs, out.parent)),
-        ("measurements", "Measurements", lambda: evidence.measurements(page)),
+        ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
+        ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
+        ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),
+        ("print", "Figures for print", lambda: figures_for_print(frame)),
+        ("validity", "Validity", lambda: measurement_sections.validity(page)),
+        ("fairness", "Fairness", lambda: setup_sections.fairness(runs)),
+        ("plans", "Arms and processes", lambda: setup_sections.plans(runs, out.parent)),
+        ("provenance", "Provenance", lambda: setup_sections.provenance(runs, out.parent)),
+        ("measurements", "Measurements", lambda: measurement_sections.measurements(page)),
     ]
     made = [(anchor, heading, content()) for anchor, heading, content in sections]
     shown = [(anchor, heading, content) for anchor, heading, content in made if content]
@@ -101,7 +101,7 @@ def title_of(judged: pd.DataFrame) -> str:
     return f"pdslurm report: {', '.join(dict.fromkeys(judged['run'].astype(str)))}"
 
 
-def head(judged: pd.DataFrame, runs: Sequence[RunFiles]) -> Markup:
+def head(judged: pd.DataFrame, runs: Sequence[Provenance]) -> Markup:
     """What was measured, where, when, and what limits its worth."""
     where = [f"{(r.plan or {}).get('model', 'unknown model')} on cluster {(r.plan or {}).get('cluster', 'unknown')}" for r in runs]
     arms = list(dict.fromkeys(judged["series"]))
@@ -129,26 +129,28 @@ def decisions(judged: pd.DataFrame) -> Markup | None:
     settings = used.groupby(list(SETTING)).ngroups
     if settings > MOST_DECISIONS:
         return tag("p", f"The comparisons at each of {settings} settings are not listed: there are too many.", class_="soft")
-    found = decisions_of(used, rates_of(judged))
+    found = decisions_of(used, capacities_of(judged))
     if not found:
         return None
     words = [", ".join(fixed_text(name, value) for name, value in d.setting.items()) for d in found]
     rows = [
-        [setting, d.measure.words, d.pd_arm, d.plain_arm, percent_text(d.lead), d.lead.pairs, d.answer]
+        [setting, d.measure.words, d.pd_arm, d.plain_arm, percent_text(d.lead), d.lead.pairs, d.outcome]
         for d, setting in zip(found, words, strict=True)
     ]
     heading = ["workload", "by", "best P/D arm", "best other arm", "P/D leads by", "pairs", "answer"]
     caption = "Ratio of paired repeats with its 95 % interval from 3 pairs on; a negative lead is a loss"
     count = tag("summary", repeats.plural(len(rows), "comparison"))
-    return tag("details", count, table(heading, rows, caption=caption))
+    return tag("details", count, html_table(heading, rows, caption=caption))
 
 
-def interactive(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:
+def interactive_charts(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:
     """A legend that switches arms, and a chart for each measure and panel; what is asked first is open."""
     every = panels(judged)
     found = every[:MAX_PANELS]
-    styles = looks(judged)
-    legend = tag("div", *(swatch(label, look) for label, look in styles.items()), class_="legend", role="group", aria_label="Arms")
+    styles = series_styles(judged)
+    legend = tag(
+        "div", *(swatch(label, style) for label, style in styles.items()), class_="legend", role="group", aria_label="Arms"
+    )
     out: list[object] = [
         tag(
             "p",
@@ -156,7 +158,7 @@ def interactive(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:
             class_="soft",
         )
     ]
-    for i, measure in enumerate(MEASURES):
+    for i, measure in enumerate(CHART_METRICS):
         drawn = tag("div", *(chart(panel, found, measure, styles, groups.get) for panel in found), class_="charts")
         heading = f"{measure.heading}: {measure.better} is better"
         if i < OPEN_CHARTS:
@@ -168,7 +170,7 @@ def interactive(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:
     return join(out)
 
 
-def printed(frame: pd.DataFrame) -> Markup:
+def figures_for_print(frame: pd.DataFrame) -> Markup:
     """Every figure of `python -m analysis figures`, as it goes into a paper."""
     shown, missing = [], []
     try:
@@ -195,6 +197,6 @@ def picture(drawing: Drawing) -> str:
     return f"data:{mime};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def write(frame: pd.DataFrame, out: Path) -> Path:
+def write_page(frame: pd.DataFrame, out: Path) -> Path:
     """Writes the page. Raises ResultsError when it cannot."""
-    return write_text(out, report(frame, out), advice="choose another --out")
+    return write_text(out, page_html(frame, out), advice="choose another --out")

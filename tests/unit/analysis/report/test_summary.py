@@ -1,0 +1,64 @@
+"""Records in, what the summary says of them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.load.frame import load
+from analysis.report.summary import summary
+from pdslurm.records.measurement import Measurement
+from tests.unit.analysis.records_made import failed, record, two_arms, write
+
+
+@pytest.mark.parametrize(
+    ("records", "said", "unsaid"),
+    [
+        (
+            two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}) + two_arms({"pd": [1.0, 5.0], "route": [4.0, 6.0]}, (512, 512)),
+            [
+                "2 arms at 2 settings",
+                "Highest output throughput: route at 2 of 2 (distinguishable from every other arm at 1).",
+                "Lowest mean ITL: pd at 2 of 2 (distinguishable from every other arm at 1).",
+                "two equal arms at one setting in three",
+                "8 of 8 measurements valid. Evidence: 2 repeats per point, measured.",
+                "512 pd 2 3.00 [1.00, 5.00]",
+                "everywhere: input_len 512, request_rate inf, max_concurrency inf, num_prompts 24",
+            ],
+            ["not a result"],
+        ),
+        (
+            two_arms({"pd": [1.0], "route": [900.0]}),
+            ["route at 1 of 1 (not distinguishable)", "have one repeat"],
+            ["ishable from every"],
+        ),
+        (
+            two_arms({"pd": [1.0, 1.1, 1.2], "route": [5.0, 5.1, 5.2]}),
+            ["95 % intervals of the means do not overlap", "route at 1 of 1 (distinguishable", "Evidence: 3 repeats per point"],
+            ["one setting in three"],
+        ),
+        ([record("pd")], ["One arm, pd, at 1 setting: nothing to compare it with.", "1 of 1 measurement valid"], ["Highest"]),
+        ([record("pd"), record("route", (512, 512))], ["no setting that two of them have a valid measurement of"], ["Highest"]),
+        (
+            [*two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}), failed("pd", (512, 512)), record("route", (512, 512))],
+            ["Not every arm", "pd at 1 of 2", "1 of 6 measurements left out: 1 failed. Reasons: client exited with code 1 (1)."],
+            ["Traceback"],
+        ),
+        ([failed("pd")], ["No valid measurement: there is nothing to compare.", "1 of 1 measurement left out"], ["Highest"]),
+        (
+            [*two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}), record("pd", value=99.0, source="simulated")],
+            ["Highest output throughput: route at 1 of 1", "measured and simulated", "pd (simulated) 1 99.00"],
+            [],
+        ),
+        (
+            [record("pd", provenance={"cautions": ["dummy weights", "one host"]}), record("route", arm_info={"gpus": 4})],
+            ["dummy weights, one host, arms with different numbers of GPUs (pd 2, route 4)", "it is not a result"],
+            [],
+        ),
+    ],
+)
+def test_summary(tmp_path: Path, records: list[Measurement], said: list[str], unsaid: list[str]) -> None:
+    text = " ".join(summary(load([write(tmp_path, records)])).split())
+    assert [part for part in said if part not in text] == [], text
+    assert [part for part in unsaid if part in text] == [], text

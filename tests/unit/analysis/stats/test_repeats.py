@@ -1,0 +1,43 @@
+"""Which records count, which may be averaged, and the mean and spread over repeats."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.load.frame import load
+from analysis.stats import repeats
+from tests.unit.analysis.records_made import failed, invalid, record, write
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((10.0,), (1, 10.0, math.nan, math.nan)),
+        ((10.0, 14.0), (2, 12.0, 10.0, 14.0)),
+        # s = 2, t(2) = 4.303: 12 ± 4.303 · 2 / √3
+        ((10.0, 12.0, 14.0), (3, 12.0, 12 - 4.9687, 12 + 4.9687)),
+    ],
+)
+def test_aggregate(values: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    frame = pd.DataFrame({"x": "a", "m": [*values, math.nan]})
+    assert repeats.aggregate(frame, "m", ["x"]).iloc[0].tolist()[1:] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
+def test_judge_leaves_out_failed_invalid_and_superseded(tmp_path: Path) -> None:
+    again = record(value=2.0, started_at="2026-03-11")
+    judged = repeats.judge(load([write(tmp_path, [record(value=1.0), again, failed("pd"), invalid("pd", repeat=1)])]))
+    assert repeats.left_out(judged) == {"failed": 1, "invalid": 1, "superseded": 1}
+    assert judged[judged["use"] == "used"]["mean_ttft_ms"].tolist() == [2.0]
+    assert repeats.left_out_text(judged) == "3 of 4 measurements left out: 1 failed, 1 invalid, 1 superseded"
+    assert repeats.reasons(judged) == {"client exited with code 1": 1, "prefix cache hits": 1, "3 requests failed": 1}
+
+
+def test_series_of_two_runs_or_sources_are_not_averaged(tmp_path: Path) -> None:
+    write(tmp_path / "a", [record(run="a"), record("pd", run="a"), record(value=1.0, run="a", source="simulated")])
+    write(tmp_path / "b", [record(run="b")])
+    labels = repeats.judge(load([tmp_path]))["series"].tolist()
+    assert sorted(labels) == ["pd", "route_2 (simulated)", "route_2 [a]", "route_2 [b]"]
