@@ -93,9 +93,9 @@ def run(arguments: argparse.Namespace) -> str:
         from analysis.report.diff import diff
 
         return diff(*arguments.runs)
-    from analysis.load.frame import load
+    from analysis.load.frame import load_runs
 
-    return of_frame(arguments, load(arguments.runs))
+    return of_frame(arguments, load_runs(arguments.runs))
 
 
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:

@@ -50,7 +50,7 @@ class RunRecords:
     records: tuple[Path, ...]
 
 
-def load(runs: Sequence[Path]) -> pd.DataFrame:
+def load_runs(runs: Sequence[Path]) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
     A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load.frame import SETTING, find_runs, load
+from analysis.load.frame import SETTING, find_runs, load_runs
 from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
@@ -69,7 +69,7 @@ def diff(first: Path, second: Path) -> str:
             else f"{heading}: unknown: {_missing(a, b)}",
         ]
         out += [f"  {line}" for line in found or ()]
-    return "\n".join([*out, "", *results(load([a.path]), load([b.path])), ""])
+    return "\n".join([*out, "", *results(load_runs([a.path]), load_runs([b.path])), ""])
 
 
 def one_run(path: Path) -> Provenance:

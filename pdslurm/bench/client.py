@@ -6,7 +6,7 @@ need no more than it has. Importing vLLM costs 10-40 s; here it is paid once ins
     {"do": "prepare", "args": [...]}                   make a point's prompts ahead, while engines load
     {"do": "run", "args": [...], "raw": PATH.json.gz, "requests": PATH.csv.gz}  measure; both paths may be null
 
-`args` are those of `vllm bench serve` and of bench_load. Events: ready, progress, prepared, result, error."""
+`args` are those of `vllm bench serve` and of extra_loads. Events: ready, progress, prepared, result, error."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from typing import Any, TextIO
 ROOT = str(Path(__file__).parents[2])
 if not __package__:  # run by itself; afterwards nothing here may stand in front of what vLLM imports
     sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
-from pdslurm.bench import load, output  # noqa: E402
+from pdslurm.bench import extra_loads, output  # noqa: E402
 
 if not __package__:
     sys.path.remove(ROOT)
 
 PR_SET_PDEATHSIG = 1
-FEEL_EVERY_S = 0.05
+LAG_EVERY_S = 0.05
 BLOCK_SIZES = tuple(2**n for n in range(3, 13))  # tokens; that of an engine is only known to its driver
 # Results with one value a request stay in the raw file; the texts are random tokens and are not kept.
 PER_REQUEST = (
@@ -108,10 +108,10 @@ class Client:
         self.serve, self.numpy, self.events = serve, numpy, events
         self.parser = FlexibleArgumentParser()
         serve.add_cli_args(self.parser)
-        load.add_arguments(self.parser)
-        self.make_samples = serve.get_samples
-        self.samples: dict[str, Any] = {}
-        self.taken: list[Any] = []  # the samples that were asked for last
+        extra_loads.add_arguments(self.parser)
+        self.vllm_get_samples = serve.get_samples
+        self.prepared: dict[str, Any] = {}
+        self.latest: list[Any] = []  # the samples that were asked for last
         mend_stream_parser()
         Progress.events = events
         serve.tqdm = Progress
@@ -125,15 +125,15 @@ class Client:
         """vLLM's get_samples with a memory. Arms that send the same prompts share them. The random state afterwards is the same
         whether the prompts were made now or before, so that arrival times are too."""
         key = sample_key(args)
-        if key not in self.samples:
+        if key not in self.prepared:
             random.seed(args.seed)
             self.numpy.random.seed(args.seed)
-            own = load.samples(args, tokenizer)
-            self.samples[key] = self.make_samples(args, tokenizer, **more) if own is None else own
+            own = extra_loads.own_requests(args, tokenizer)
+            self.prepared[key] = self.vllm_get_samples(args, tokenizer, **more) if own is None else own
         random.seed(args.seed + 1)
         self.numpy.random.seed(args.seed + 1)
-        self.taken = self.samples[key]
-        return self.taken
+        self.latest = self.prepared[key]
+        return self.latest
 
     def prepare(self, args: argparse.Namespace) -> None:
         """Does what main_async does before it asks for samples."""
@@ -146,17 +146,17 @@ class Client:
         """One point. Returns the summary without per-request data, which goes to `raw`, and a line of each to `requests`."""
         if args.dataset_name in ("random", "random-mm"):
             args.ignore_eos = True
-        sending = load.Sending(args)
+        sending = extra_loads.Sending(args)
         cpu, start = cpu_s(), time.monotonic()
         with sending.in_place(self.serve):
-            result: dict[str, Any] = asyncio.run(felt(self.serve.main_async(args)))
+            result: dict[str, Any] = asyncio.run(with_lag_sampled(self.serve.main_async(args)))
         result["client_wall_s"], result["client_cpu_s"] = time.monotonic() - start, cpu_s() - cpu
         gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
         gc.collect()
         result.pop("generated_texts", None)
         result = output.with_latencies(result)
-        own = own_part(result)  # of all that was sent, also after a fixed time
-        result = sending.outcome(result, self.taken)
+        own = client_facts(result)  # of all that was sent, also after a fixed time
+        result = sending.outcome(result, self.latest)
         result["first_error"] = next((e for e in result.get("errors") or [] if e), None)
         if raw:
             output.write_result(Path(raw), output.to_microseconds(result))
@@ -174,24 +174,24 @@ def sample_key(args: argparse.Namespace) -> str:
     return repr([(k, v) for k, v in sorted(vars(args).items()) if k not in where | pace])
 
 
-async def felt(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+async def with_lag_sampled(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """Does `work` and notes how late the event loop wakes up meanwhile: so late is everything that it sends and times."""
 
-    async def feel() -> None:
+    async def sample_lag() -> None:
         while True:
-            due = time.perf_counter() + FEEL_EVERY_S
-            await asyncio.sleep(FEEL_EVERY_S)
-            if Progress.began[0] < due - FEEL_EVERY_S and not Progress.ended[0]:
+            due = time.perf_counter() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            if Progress.began[0] < due - LAG_EVERY_S and not Progress.ended[0]:
                 Progress.lags.append(time.perf_counter() - due)
 
-    feeling = asyncio.create_task(feel())
+    sampling = asyncio.create_task(sample_lag())
     try:
         return await work
     finally:
-        feeling.cancel()
+        sampling.cancel()
 
 
-def own_part(result: dict[str, Any]) -> dict[str, Any]:
+def client_facts(result: dict[str, Any]) -> dict[str, Any]:
     """What the checks of a point ask about the client itself and cannot tell from the summary: this thread's share of a core, how
     late its event loop was, when requests went out and came back, what the prompts fill in KV blocks of any size. Times count from
     the first request; `began_s` is that moment on this host's monotonic clock."""
@@ -226,7 +226,7 @@ def cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def answer(client: Client, command: dict[str, Any]) -> dict[str, Any]:
+def carry_out(client: Client, command: dict[str, Any]) -> dict[str, Any]:
     """Carries out one command."""
     args = client.parse(command["args"])
     if command["do"] == "prepare":
@@ -244,7 +244,7 @@ def main() -> None:
     emit(events, event="ready", pid=os.getpid())
     for line in sys.stdin:
         try:
-            emit(events, **answer(client, json.loads(line)))
+            emit(events, **carry_out(client, json.loads(line)))
         except (Exception, SystemExit) as error:  # argparse exits on a bad argument; the client must outlive a bad point
             traceback.print_exc()
             emit(events, event="error", error=f"{type(error).__name__}: {error}")

@@ -23,13 +23,13 @@ def answer_text(config: Config) -> str:
 def summary_of(path: Path) -> str:
     """What the records of a run's folder say; empty where there is none."""
     try:
-        from analysis.load.frame import load
+        from analysis.load.frame import load_runs
         from analysis.report.summary import summary
     except ImportError as missing:
         return (
             f"what came out: python -m analysis summary {path} (here {missing.name} is missing; pip install 'pdslurm[analysis]')\n"
         )
     try:
-        return f"\n{summary(load([path]))}"
+        return f"\n{summary(load_runs([path]))}"
     except ResultsError:
         return ""

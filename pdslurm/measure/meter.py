@@ -36,7 +36,7 @@ class Meter:
         scraped = [*engines, *arm.routers]
         clocks = self._clocks(engines)
         before = self.watch.wait(lambda: telemetry.scrape(scraped))
-        with timeline.watching(engines, self.config.telemetry_every_s) as looks:
+        with timeline.sampling(engines, self.config.telemetry_every_s) as samples:
             result = client.run(
                 task.args,
                 self.folder.path / record.provenance["raw"],
@@ -50,9 +50,9 @@ class Meter:
         counted["transport"] = transport.as_json(over) if over else None
         counted["gpus"] = {node: states_during(clocks.get(node, ()), now) for node, now in self._clocks(engines).items()} or None
         counted |= ttft_telemetry(counted["engines"], result)
-        if looks.seen:
+        if samples:
             path = self.folder.beside_raw(record, "timeline")
-            timeline.write(path, looks, arm.engine_roles, result.get("began_s") or looks.seen[0][0])
+            timeline.write(path, samples, arm.engine_roles, result.get("began_s") or samples[0][0])
         wrong_way = transport.mismatches(over, self.config.cluster.network.transport.value)
         checks = validity.checks(result, counted, demand_of(self.config, task, result), wrong_way)
         reasons = validity.reasons(checks)

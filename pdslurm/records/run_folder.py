@@ -47,13 +47,6 @@ class RunFolder:
         kept = (self.record_path(arm, point_id, key, kind=kind).is_file() for kind in INVALID)
         return sum(1 for _ in itertools.takewhile(bool, kept))
 
-    def requests_path(self, arm: str, point_id: str, key: str) -> Path:
-        """Of the next measurement of this point; a record's own is `beside_raw`."""
-        return self.path / f"{self.raw_name(arm, point_id, key)}.requests.csv.gz"
-
-    def timeline_path(self, arm: str, point_id: str, key: str) -> Path:
-        return self.path / f"{self.raw_name(arm, point_id, key)}.timeline.csv.gz"
-
     def beside_raw(self, record: Measurement, what: str) -> Path:
         """The file with a record's `requests` or `timeline`, whether it exists or not."""
         raw = record.provenance.get("raw") or f"raw/{record.arm}/{record.point.get('id')}-{record.key}.json.gz"

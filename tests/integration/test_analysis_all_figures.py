@@ -19,7 +19,7 @@ from analysis.figures.all_figures import NEEDS, NO_SLO, drawings
 from analysis.figures.breakdown import REST
 from analysis.figures.figure_files import Drawing, lay_out
 from analysis.figures.style import MARKERS, PAPER, SCREEN, STYLES, Style, columns_of
-from analysis.load.frame import load, only
+from analysis.load.frame import load_runs, only
 from analysis.load.request_files import FINE, reduce
 from analysis.stats import metrics, repeats
 from analysis.stats.repeats import evenly_spaced
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def frame(run: Path) -> pd.DataFrame:
-    return load([run])
+    return load_runs([run])
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path
     values = {512: (150.0, 151.0, 149.0), 2048: (80.0, 81.0, 79.0), 1024: (130.0, 70.0, 100.0)}
     records = [record("pd_1p", (n, 256), i, value=v) for n, each in values.items() for i, v in enumerate(each)]
     records += [record("route_2", (n, 256), i, value=100.0) for n in values for i in range(3)]
-    made = crossover.crossover(repeats.judge(load([save(tmp_path, records)])))
+    made = crossover.crossover(repeats.judge(load_runs([save(tmp_path, records)])))
     assert made
     throughput, ttft, _ = made.figure.axes
     assert [text.get_text() for text in throughput.texts] == ["+50 %", "-3 %", "-20 %"]
@@ -328,4 +328,4 @@ def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path
 
 def test_a_map_of_one_setting_is_none(tmp_path: Path) -> None:
     records = [record(arm, (512, 256), i) for arm in ("pd_1p", "route_2") for i in range(3)]
-    assert crossover.crossover(repeats.judge(load([save(tmp_path, records)]))) is None
+    assert crossover.crossover(repeats.judge(load_runs([save(tmp_path, records)]))) is None

@@ -18,7 +18,7 @@ from analysis.figures import axis
 from analysis.figures.by_workload import QUANTITIES, draw, require_used
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import panels
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
@@ -35,7 +35,7 @@ def draw_all(frame: pd.DataFrame) -> dict[str, Drawing]:
 
 
 def figure_of(folder: Path, records: list[Measurement], name: str = "itl") -> Figure:
-    return draw_all(load([write(folder, records)]))[name].figure
+    return draw_all(load_runs([write(folder, records)]))[name].figure
 
 
 def line(ax: Axes, label: str) -> Line2D:
@@ -145,7 +145,7 @@ def many(name: str, **axes: list[float | None]) -> list[Measurement]:
 def test_panels_follow_what_varies(
     tmp_path: Path, records: list[Measurement], expected: list[tuple[str, dict[str, float]]]
 ) -> None:
-    judged = repeats.judge(load([write(tmp_path, records)]))
+    judged = repeats.judge(load_runs([write(tmp_path, records)]))
     found = panels(judged)
     assert [panel.x for panel in found] == [x for x, _ in expected]
     for panel, (x, fixed) in zip(found, expected, strict=True):
@@ -157,13 +157,13 @@ def test_panels_follow_what_varies(
 def test_runs_that_use_a_sweep_s_name_differently_get_panels_of_their_own(tmp_path: Path) -> None:
     write(tmp_path / "a", many("s", i=[128, 512]))
     write(tmp_path / "b", many("s", o=[256, 512, 1024]))
-    assert [panel.x for panel in panels(repeats.judge(load([tmp_path])))] == ["input_len", "output_len"]
+    assert [panel.x for panel in panels(repeats.judge(load_runs([tmp_path])))] == ["input_len", "output_len"]
 
 
 def test_one_run_for_each_length_makes_one_panel(tmp_path: Path) -> None:
     for n in (128, 512):
         write(tmp_path / str(n), many("s", i=[n]))
-    assert [panel.x for panel in panels(repeats.judge(load([tmp_path])))] == ["input_len"]
+    assert [panel.x for panel in panels(repeats.judge(load_runs([tmp_path])))] == ["input_len"]
 
 
 def test_arms_differ_in_marker_dash_and_colour_and_predictions_are_hollow(tmp_path: Path) -> None:
@@ -231,6 +231,6 @@ def test_a_thousand_records_are_loaded_and_drawn_fast(tmp_path: Path) -> None:
     arms, lengths = [f"arm_{i}" for i in range(5)], [(128 + 16 * k, 256) for k in range(20)]
     write(tmp_path, [record(arm, at, i, value=float(i), sweeps=("input",)) for arm in arms for at in lengths for i in range(10)])
     begun = time.monotonic()
-    figure = draw_all(load([tmp_path]))["itl"].figure
+    figure = draw_all(load_runs([tmp_path]))["itl"].figure
     assert time.monotonic() - begun < 10
     assert len(points(figure.axes[0], "arm_3")) == 20

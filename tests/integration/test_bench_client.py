@@ -32,7 +32,7 @@ from tests.stand_ins import write_vllm
 
 SCRIPT = Path(bench_client.__file__)
 ARGS = ["--model", "m", "--dataset-name", "random", "--seed", "7", "--num-prompts", "3", "--base-url", "http://a", "--ignore-eos"]
-OWN_PART = {
+CLIENT_FACTS = {
     "began_s", "client_busy", "loop_lag_ms", "loop_lag_max_ms", "loop_looks", "sending_s", "decode_s", "decode_tokens",
     "prompt_blocks", "spans",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def said(client: bench_client.Client) -> list[dict[str, Any]]:
 
 def run(client: bench_client.Client, *more: str, raw: Path | None = None, requests: Path | None = None) -> dict[str, Any]:
     files = {"raw": str(raw) if raw else None, "requests": str(requests) if requests else None}
-    answer = bench_client.answer(client, {"do": "run", "args": [*ARGS, *more], **files})
+    answer = bench_client.carry_out(client, {"do": "run", "args": [*ARGS, *more], **files})
     assert answer["event"] == "result"
     result: dict[str, Any] = answer["result"]
     return result
@@ -76,7 +76,7 @@ def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: 
     assert set(result) == {
         "completed", "total_output_tokens", "duration", "samples", "arrivals", "ignore_eos", "mean_ttft_ms", "mean_e2el_ms",
         "total_input_tokens", "client_wall_s", "client_cpu_s", "first_error", "asked", "prompts_again", "ordered_output_tokens",
-        "itl_histogram", *OWN_PART,
+        "itl_histogram", *CLIENT_FACTS,
     }  # fmt: skip
     assert result["first_error"] == "boom"
     assert result["ignore_eos"] is True
@@ -94,7 +94,7 @@ def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: 
 def test_what_it_tells_of_itself(client: bench_client.Client) -> None:
     lengths = ("--random-input-len", "100", "--random-output-len", "8")
     result = run(client, *lengths, "--request-rate", "4")
-    assert set(result) >= OWN_PART
+    assert set(result) >= CLIENT_FACTS
     assert result["spans"] == [[0.0, 0.18], [0.25, 0.43], [0.5, 0.68]]
     assert result["sending_s"] == pytest.approx(0.75, abs=0.01)
     assert time.monotonic() - 10 < result["began_s"] < time.monotonic() + 1, "on the clock that the driver reads too"
@@ -121,13 +121,13 @@ def test_a_loop_that_is_held_up_is_felt_while_a_point_runs_and_only_then() -> No
         await asyncio.sleep(0.1)
         return {}
 
-    asyncio.run(bench_client.felt(work()))
+    asyncio.run(bench_client.with_lag_sampled(work()))
     assert 0.05 < max(bench_client.Progress.lags) < 0.25
 
 
 def test_prompts_are_made_once(client: bench_client.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """Arms send the same prompts, at other addresses and paces; and arrival times do not depend on when prompts were made."""
-    assert bench_client.answer(client, {"do": "prepare", "args": ARGS}) == {"event": "prepared"}
+    assert bench_client.carry_out(client, {"do": "prepare", "args": ARGS}) == {"event": "prepared"}
     first = run(client)
     second = run(client, "--base-url", "http://b", "--max-concurrency", "2", "--request-rate", "3")
     assert capsys.readouterr().out.count("making samples") == 1
@@ -200,7 +200,7 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
     assert modules.split() == [
-        "pdslurm", "pdslurm.bench", "pdslurm.bench.load", "pdslurm.bench.output", "pdslurm.bench.trace", "pdslurm.errors",
+        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.output", "pdslurm.bench.trace", "pdslurm.errors",
         "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
     ]  # fmt: skip
     assert not set(map(str, SCRIPT.parents)) & set(path)

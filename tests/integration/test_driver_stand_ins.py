@@ -245,7 +245,7 @@ def test_a_timeline_where_it_is_asked_for(
     made = driver({"telemetry_every_s": every_s, "workload.sweeps": {"one": c.Sweep([128], [32])}, "topology.extra_args": counts})
     made.run()
     (record,) = made.folder.records()
-    path = made.folder.timeline_path(record.arm, record.point["id"], record.key)
+    path = made.folder.beside_raw(record, "timeline")
     assert path.exists() is bool(every_s)
     if every_s:
         with gzip.open(path, "rt", newline="") as file:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from tests.synthetic import ARMS, Setting, record, requests, write
 
 WITH_FILES = tuple(Setting(rate=rate, input_len=n, prompts=500, sweep="rate") for n in (512, 2048) for rate in (1.0, 4.0, 16.0))
@@ -67,5 +67,5 @@ def test_ten_thousand_records_are_loaded_and_drawn_in_time_and_memory(runs: Path
 
 def test_ten_thousand_records_are_loaded_in_seconds(runs: Path) -> None:
     begun = time.process_time()
-    assert len(load([runs])) >= ENOUGH
+    assert len(load_runs([runs])) >= ENOUGH
     assert time.process_time() - begun < 15  # measured: 2

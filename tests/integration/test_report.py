@@ -21,7 +21,7 @@ from analysis.figures.all_figures import drawings
 from analysis.figures.by_workload import require_used
 from analysis.figures.figure_files import Drawing
 from analysis.figures.style import COLOURS, MARKERS
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.report import measurement_sections
 from analysis.report.html_page import HERE, page_html
 from analysis.report.markup import Markup, href, tag
@@ -92,7 +92,7 @@ def page_of(folder: Path, records: list[Measurement], **files: Any) -> str:
     write(folder, records)
     for name, value in files.items():
         write_json(folder / f"{name}.json", value)
-    return page_html(load([folder]), folder / "report.html")
+    return page_html(load_runs([folder]), folder / "report.html")
 
 
 def four(**more: Any) -> list[Measurement]:
@@ -177,7 +177,7 @@ def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
         "engine": {EVIL: EVIL},
     }
     write_json(tmp_path / "versions.json", versions)
-    page = page_html(load([tmp_path]), tmp_path / "report.html")
+    page = page_html(load_runs([tmp_path]), tmp_path / "report.html")
     found = read(page)
     assert page.count("<script") == 1
     assert len(found.scripts) == 1
@@ -283,7 +283,7 @@ def test_runs_beside_each_other_are_compared_too(tmp_path: Path) -> None:
             [record(value=float(value))],
             fairness={"differs": [], "forced": [], "same": {"memory_share": value, "gpus": "4"}},
         )
-    page = page_html(load([tmp_path]), tmp_path / "report.html")
+    page = page_html(load_runs([tmp_path]), tmp_path / "report.html")
     section = read(page[page.index("Between the runs") : page.index('id="plans"')]).text
     assert "memory_share 0.9 0.8" in section
     assert "gpus" not in section
@@ -315,14 +315,14 @@ def test_each_decision_behind_the_verdict_is_a_row(tmp_path: Path) -> None:
 def test_many_records_are_linked_and_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "schema_version" in page_of(tmp_path, four())
     monkeypatch.setattr(measurement_sections, "MOST_JSON", 1000)
-    page = page_html(load([tmp_path]), tmp_path / "report.html")
+    page = page_html(load_runs([tmp_path]), tmp_path / "report.html")
     assert "schema_version" not in page
     assert "there are too many" in page
 
 
 def test_links_stay_right_from_another_folder(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "a:b #1", four())
-    found = read(page_html(load([tmp_path / "runs"]), tmp_path / "pages" / "r.html"))
+    found = read(page_html(load_runs([tmp_path / "runs"]), tmp_path / "pages" / "r.html"))
     addresses = [e["href"] for e in found.all("a") if e.get("href", "").startswith("..")]
     assert len(addresses) >= 8
     assert all(":" not in a and "#" not in a for a in addresses)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.report.html_page import write_page
 from tests.integration.browser import Browser, program
 from tests.unit.analysis.records_made import invalid, record
@@ -32,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records.append(invalid("pd_1p1d", repeat=9))
     records.append(record("pd_1p1d", (512, 512), 8, error=EVIL, status="failed", valid=False, value=None))
     write_records(folder, records)
-    return write_page(load([folder]), folder / "report.html")
+    return write_page(load_runs([folder]), folder / "report.html")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pdslurm.bench import load
-from pdslurm.bench.load import Sending
-from tests.unit.bench.test_load import Request
+from pdslurm.bench import extra_loads
+from pdslurm.bench.extra_loads import Sending
+from tests.unit.bench.test_extra_loads import Request
 
 
 @dataclass
@@ -82,7 +82,7 @@ def test_a_closed_loop_for_a_time() -> None:
     assert serve.most == 3
     assert 5 < len(sending.sent) == len(serve.at) <= 33
     assert [r.request_id for r in sending.sent][:7] == ["r0", "r1", "r2", "r3", "r4", "r0-1", "r1-1"], "and then anew"
-    counts = load.asked({"output_lens": [4] * len(sending.sent)}, sending.sent)
+    counts = extra_loads.request_counts({"output_lens": [4] * len(sending.sent)}, sending.sent)
     assert counts["prompts_again"] == counts["asked"] - 5
 
 

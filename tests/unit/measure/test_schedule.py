@@ -190,7 +190,7 @@ def sweep_all(
 def answered(schedule: Schedule, arm: BoundArm, point: Point, speed: float, ttft_ms: float, checks: tuple[Check, ...] = ()) -> None:
     key = schedule.tasks.of(arm, point).key
     raw = schedule.folder.raw_name(arm.arm.name, point.id, key)
-    requests = schedule.folder.requests_path(arm.arm.name, point.id, key)
+    requests = schedule.folder.path / f"{raw}.requests.csv.gz"
     requests.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join(REQUEST_COLUMNS), *[f"{n},128,32,{ttft_ms},9,9,400,1" for n in range(10)]]
     requests.write_bytes(gzip.compress("\n".join(lines).encode()))

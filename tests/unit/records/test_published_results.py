@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from pdslurm.config import Config, from_dict
 from pdslurm.errors import ConfigError
 from pdslurm.launchers.run import run_path
@@ -32,7 +32,7 @@ def test_there_are_runs() -> None:
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_its_records_are_read(run: Path) -> None:
     records = list(RunFolder(run).records())
-    assert len(records) == len(list(run.glob("points/*/*.json"))) == len(load([run])) > 0
+    assert len(records) == len(list(run.glob("points/*/*.json"))) == len(load_runs([run])) > 0
     for record in records:
         assert not record.valid or record.metrics["duration_s"], "a valid record has numbers"
 

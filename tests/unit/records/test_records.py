@@ -131,8 +131,8 @@ def test_files_beside_the_raw_one(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     raw = folder.raw_name("route_2", "i64-o32-rinf-cinf-rep0", "0123456789abcdef")
     made = record(provenance={"raw": f"{raw}.json.gz"})
-    assert folder.beside_raw(made, "requests") == folder.requests_path("route_2", made.point["id"], made.key)
-    assert folder.beside_raw(made, "timeline") == folder.timeline_path("route_2", made.point["id"], made.key)
+    assert folder.beside_raw(made, "requests") == tmp_path / f"{raw}.requests.csv.gz"
+    assert folder.beside_raw(made, "timeline") == tmp_path / f"{raw}.timeline.csv.gz"
 
 
 @pytest.mark.parametrize(

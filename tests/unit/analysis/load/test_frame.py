@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load.frame import COLUMNS, load
+from analysis.load.frame import COLUMNS, load_runs
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import METRICS
 from pdslurm.records.run_folder import RunFolder
@@ -22,7 +22,7 @@ def test_load_gives_a_row_for_each_record_with_unknown_as_nan(tmp_path: Path) ->
         failed("pd_1p1d"),
         invalid("route_2", (512, 512)),
     ]
-    frame = load([write(tmp_path, records)])
+    frame = load_runs([write(tmp_path, records)])
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) == 4
     by = {(row["arm"], row["repeat"], row["status"], row["output_len"]): row for _, row in frame.iterrows()}
@@ -42,10 +42,10 @@ def test_load_finds_runs_below_a_folder_and_counts_none_twice(tmp_path: Path) ->
     write(tmp_path / "a" / "one", [record()])
     write(tmp_path / "b", [record("pd_1p1d")])
     (tmp_path / "empty").mkdir()
-    assert load([tmp_path])["arm"].tolist() == ["route_2", "pd_1p1d"]
-    assert len(load([tmp_path, tmp_path / "b", tmp_path / "a" / "one"])) == 2
+    assert load_runs([tmp_path])["arm"].tolist() == ["route_2", "pd_1p1d"]
+    assert len(load_runs([tmp_path, tmp_path / "b", tmp_path / "a" / "one"])) == 2
     write(tmp_path / "copy of b", [record("pd_1p1d")])
-    assert len(load([tmp_path])) == 2
+    assert len(load_runs([tmp_path])) == 2
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_load_says_what_it_looked_for(tmp_path: Path, made: list[str], text: str
         if not name.endswith("/"):
             path.write_text("{}")
     with pytest.raises(ResultsError) as caught:
-        load([tmp_path / "run"])
+        load_runs([tmp_path / "run"])
     assert text in str(caught.value)
     assert str(tmp_path / "run") in str(caught.value)
 
@@ -77,4 +77,4 @@ def test_load_names_a_record_without_its_point(tmp_path: Path) -> None:
     del value["point"]["input_len"]
     path.write_text(json.dumps(value))
     with pytest.raises(ResultsError, match="point has no 'input_len'; measure it again"):
-        load([tmp_path])
+        load_runs([tmp_path])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.report.csv_table import TABLE_COLUMNS, records_table
 from tests.unit.analysis.records_made import failed, invalid, record, write
 
 
 def test_table_has_the_columns_and_inf_for_no_bound(tmp_path: Path) -> None:
-    frame = load([write(tmp_path, [record(concurrency=16, rate=0.5), failed("pd"), invalid("pd", repeat=1, value=3.0)])])
+    frame = load_runs([write(tmp_path, [record(concurrency=16, rate=0.5), failed("pd"), invalid("pd", repeat=1, value=3.0)])])
     text = records_table(frame).to_csv(index=False)
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     assert tuple(rows.columns) == TABLE_COLUMNS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.report.summary import summary
 from pdslurm.records.measurement import Measurement
 from tests.unit.analysis.records_made import failed, record, two_arms, write
@@ -59,6 +59,6 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
     ],
 )
 def test_summary(tmp_path: Path, records: list[Measurement], said: list[str], unsaid: list[str]) -> None:
-    text = " ".join(summary(load([write(tmp_path, records)])).split())
+    text = " ".join(summary(load_runs([write(tmp_path, records)])).split())
     assert [part for part in said if part not in text] == [], text
     assert [part for part in unsaid if part in text] == [], text

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.load import request_files, slo
-from analysis.load.frame import SETTING, load, only
+from analysis.load.frame import SETTING, load_runs, only
 from analysis.load.request_files import FINE, bins, good_count, reduce
 from analysis.stats import metrics, repeats, timeline
 from pdslurm.errors import ResultsError
@@ -188,7 +188,7 @@ def test_percentiles_are_by_series_and_place() -> None:
 
 def judged(tmp_path: Path, **changes: Any) -> pd.DataFrame:
     settings = [Setting(rate=rate, prompts=20) for rate in (1.0, 4.0)]
-    return repeats.judge(load([write(tmp_path, settings, repeats=2, **changes)]))
+    return repeats.judge(load_runs([write(tmp_path, settings, repeats=2, **changes)]))
 
 
 def test_goodput_is_good_requests_by_second_and_gpu(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_tradeoff_is_by_arm_and_setting(tmp_path: Path) -> None:
     one = plain(repeat=0, metrics={"mean_tpot_ms": 20.0, "output_throughput_tok_s": 300.0})
     other = plain(repeat=1, metrics={"mean_tpot_ms": 40.0, "output_throughput_tok_s": 100.0})
     unknown = plain("pd", metrics={"output_throughput_tok_s": 100.0})
-    out = metrics.tradeoff(metrics.with_rates(repeats.judge(load([save(tmp_path, [one, other, unknown])]))))
+    out = metrics.tradeoff(metrics.with_rates(repeats.judge(load_runs([save(tmp_path, [one, other, unknown])]))))
     assert out[["series", "mean_x", "low_x", "high_x", "mean_y"]].to_numpy().tolist() == [["route_2", 37.5, 25, 50, 100]]
 
 
@@ -233,7 +233,7 @@ def test_the_floor_is_one_instance_alone_with_one_request(tmp_path: Path) -> Non
         plain("two", concurrency=1, value=3.0, arm_info=alone | {"instances": 2}),
         plain("old", concurrency=1, value=4.0, arm_info={"gpus": 1}),
     ]
-    floors = metrics.floors(repeats.judge(load([save(tmp_path, given)])).query("use == 'used'"))
+    floors = metrics.floors(repeats.judge(load_runs([save(tmp_path, given)])).query("use == 'used'"))
     assert floors[["series", "output_len", "mean"]].to_numpy().tolist() == [["one", 256, 50], ["one", 512, 51]]
     assert [metrics.floor_for(floors, at, "random")["mean"].tolist() for at in (256, 512, 9)] == [[50], [51], [50]]
     assert metrics.floor_for(floors, 256, "sharegpt").empty
@@ -247,7 +247,7 @@ def test_parts_and_what_is_left_come_to_the_measured_ttft(tmp_path: Path) -> Non
         plain("unknown", telemetry={"ttft": dict.fromkeys(ttft) | {"measured_ms": 9.0}}),
         plain("old"),
     ]
-    out = metrics.parts(repeats.judge(load([save(tmp_path, given)])))
+    out = metrics.parts(repeats.judge(load_runs([save(tmp_path, given)])))
     assert out[["series", "mean", "queue", "prefill", "transfer", "rest"]].to_numpy().tolist() == [["route_2", 35, 10, 30, 0, -5]]
 
 
@@ -255,7 +255,7 @@ def test_parts_and_what_is_left_come_to_the_measured_ttft(tmp_path: Path) -> Non
 
 
 def test_load_takes_parts_files_and_distributions(tmp_path: Path) -> None:
-    frame = load([write(tmp_path, [Setting(load="sharegpt", input_len=0)], repeats=1, timelines=True)])
+    frame = load_runs([write(tmp_path, [Setting(load="sharegpt", input_len=0)], repeats=1, timelines=True)])
     row = frame.set_index("arm").loc["synthetic_1p3d"]
     assert (row["load"], row["input_len"], row["instances"]) == ("sharegpt", 0, 4)
     assert row["transfer_ms"] == row["ttft_transfer_ms"] == 3.0
@@ -267,7 +267,7 @@ def test_load_takes_parts_files_and_distributions(tmp_path: Path) -> None:
 
 def test_what_an_old_record_lacks_is_unknown_and_its_load_random(tmp_path: Path) -> None:
     made = plain(telemetry={"totals": {"nixl_transfers": 4.0, "nixl_transfer_time_s": 0.02}})
-    row = load([save(tmp_path, [made])]).iloc[0]
+    row = load_runs([save(tmp_path, [made])]).iloc[0]
     assert (row["load"], row["transfer_ms"]) == ("random", 5.0)
     assert (row["itl_bins"], row["requests_file"], row["timeline_file"]) == (None, None, None)
     assert math.isnan(row["ttft_queue_ms"])
@@ -277,7 +277,7 @@ def test_different_loads_are_different_settings(tmp_path: Path) -> None:
     arm, at = Arm("synthetic_x"), Setting(prompts=20)
     other = Setting(prompts=20, load="mix")
     save(tmp_path, [record(arm, s, 0, made_up(arm, s, 0)) for s in (at, other)])
-    frame = repeats.judge(load([tmp_path]))
+    frame = repeats.judge(load_runs([tmp_path]))
     assert repeats.aggregate(frame, "mean_ttft_ms", ["series", *SETTING])["n"].tolist() == [1, 1]
 
 
@@ -285,7 +285,7 @@ def test_different_loads_are_different_settings(tmp_path: Path) -> None:
     ("text", "left"), [("arm=route_2", 2), ("input_len=512,request_rate=inf", 1), ("input_len= 1024", 1), ("load=random", 2)]
 )
 def test_only_some_records(tmp_path: Path, text: str, left: int) -> None:
-    assert len(only(load([save(tmp_path, [plain(), plain(lengths=(1024, 256), rate=2.0)])]), text)) == left
+    assert len(only(load_runs([save(tmp_path, [plain(), plain(lengths=(1024, 256), rate=2.0)])]), text)) == left
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_only_some_records(tmp_path: Path, text: str, left: int) -> None:
 )
 def test_only_says_what_can_be_chosen(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(ResultsError, match=why):
-        only(load([save(tmp_path, [plain()])]), text)
+        only(load_runs([save(tmp_path, [plain()])]), text)
 
 
 # --- timelines

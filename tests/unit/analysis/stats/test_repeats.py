@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.stats import repeats
 from tests.unit.analysis.records_made import failed, invalid, record, write
 
@@ -29,7 +29,7 @@ def test_aggregate(values: tuple[float, ...], expected: tuple[float, ...]) -> No
 
 def test_judge_leaves_out_failed_invalid_and_superseded(tmp_path: Path) -> None:
     again = record(value=2.0, started_at="2026-03-11")
-    judged = repeats.judge(load([write(tmp_path, [record(value=1.0), again, failed("pd"), invalid("pd", repeat=1)])]))
+    judged = repeats.judge(load_runs([write(tmp_path, [record(value=1.0), again, failed("pd"), invalid("pd", repeat=1)])]))
     assert repeats.left_out(judged) == {"failed": 1, "invalid": 1, "superseded": 1}
     assert judged[judged["use"] == "used"]["mean_ttft_ms"].tolist() == [2.0]
     assert repeats.left_out_text(judged) == "3 of 4 measurements left out: 1 failed, 1 invalid, 1 superseded"
@@ -39,5 +39,5 @@ def test_judge_leaves_out_failed_invalid_and_superseded(tmp_path: Path) -> None:
 def test_series_of_two_runs_or_sources_are_not_averaged(tmp_path: Path) -> None:
     write(tmp_path / "a", [record(run="a"), record("pd", run="a"), record(value=1.0, run="a", source="simulated")])
     write(tmp_path / "b", [record(run="b")])
-    labels = repeats.judge(load([tmp_path]))["series"].tolist()
+    labels = repeats.judge(load_runs([tmp_path]))["series"].tolist()
     assert sorted(labels) == ["pd", "route_2 (simulated)", "route_2 [a]", "route_2 [b]"]

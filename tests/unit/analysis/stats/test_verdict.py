@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.load.frame import load
+from analysis.load.frame import load_runs
 from analysis.stats import repeats
 from analysis.stats.paired import Ratio, by_pair, percent_text, ratio_of
 from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, UNDECIDED, decide, verdict
@@ -22,7 +22,7 @@ Values = dict[str, list[float]]
 def used(tmp_path: Path, arms: Values, lengths: tuple[int, int] = (512, 256), more: tuple[Measurement, ...] = ()) -> pd.DataFrame:
     """Judged valid records: one a repeat for each arm's values, all metrics the same number."""
     records = [record(arm, lengths, n, value=value) for arm, values in arms.items() for n, value in enumerate(values)]
-    judged = repeats.judge(load([write(tmp_path, [*records, *more])]))
+    judged = repeats.judge(load_runs([write(tmp_path, [*records, *more])]))
     return judged[judged["use"] == "used"]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pdslurm.bench import load
+from pdslurm.bench import extra_loads
 from pdslurm.bench.trace import read_trace, seconds
 
 TOKENS = numpy.arange(3, 1003)
@@ -48,11 +48,11 @@ class Request:
     ],
 )
 def test_shares(count: int, of: list[float], expected: list[int]) -> None:
-    assert load.shares(count, of) == expected
+    assert extra_loads.shares(count, of) == expected
 
 
 def test_a_mix_has_exact_lengths_and_shares() -> None:
-    made = list(load.mix(BIMODAL, 500, 7, TOKENS))
+    made = list(extra_loads.mix(BIMODAL, 500, 7, TOKENS))
     assert Counter(output for _, output, _ in made) == {64: 450, 32: 50}
     assert {len(p) for p, output, _ in made if output == 32} == {3000}
     short = [len(p) for p, output, _ in made if output == 64]
@@ -65,7 +65,7 @@ def test_a_mix_has_exact_lengths_and_shares() -> None:
 
 
 def test_a_mix_depends_on_its_seed_alone() -> None:
-    first, again, other = (list(load.mix(BIMODAL, 100, seed, TOKENS)) for seed in (7, 7, 8))
+    first, again, other = (list(extra_loads.mix(BIMODAL, 100, seed, TOKENS)) for seed in (7, 7, 8))
     assert first == again
     assert [p for p, *_ in first] != [p for p, *_ in other]
     assert len({tuple(p) for p, *_ in first + other}) == 200, "no prompt twice"
@@ -84,26 +84,26 @@ def row(at_ms: float, input_len: int, output_len: int = 5, *hash_ids: int | str)
 
 def test_a_trace_s_times_and_lengths(tmp_path: Path) -> None:
     told = trace(tmp_path, row(5000, 40), row(5250, 7, 0), row(5500, 3, 9), row(7000, 12))
-    made = list(load.replayed(told, 2, 7, TOKENS))
+    made = list(extra_loads.replayed(told, 2, 7, TOKENS))
     assert [(len(p), output, at) for p, output, at in made] == [(40, 5, 0.0), (3, 9, 0.5)], "one without output is left out"
-    assert made == list(load.replayed(told, 2, 7, TOKENS))
-    assert [p for p, *_ in made] != [p for p, *_ in load.replayed(told, 2, 8, TOKENS)], "the seed's prompts"
-    fast = list(load.replayed({**told, "seconds": 0.0005}, 3, 7, TOKENS))
+    assert made == list(extra_loads.replayed(told, 2, 7, TOKENS))
+    assert [p for p, *_ in made] != [p for p, *_ in extra_loads.replayed(told, 2, 8, TOKENS)], "the seed's prompts"
+    fast = list(extra_loads.replayed({**told, "seconds": 0.0005}, 3, 7, TOKENS))
     assert [at for *_, at in fast] == [0.0, 0.25, 1.0]
     with pytest.raises(ValueError, match=r"trace.jsonl: 3 requests in the trace, 4 were asked for"):
-        list(load.replayed(told, 4, 7, TOKENS))
-    warm = list(load.replayed({**told, "timed": False}, 8, 7, TOKENS))
+        list(extra_loads.replayed(told, 4, 7, TOKENS))
+    warm = list(extra_loads.replayed({**told, "timed": False}, 8, 7, TOKENS))
     assert [len(p) for p, *_ in warm] == [40, 3, 12, 40, 3, 12, 40, 3], "a warm-up may have more requests than the trace"
     assert warm[0][0] != warm[3][0]
 
 
 def test_blocks_of_one_name_have_the_same_tokens(tmp_path: Path) -> None:
     told = trace(tmp_path, row(0, 40, 5, 1, 2), row(1, 40, 5, 1, "x"), row(2, 20, 5, 1, 2), row(3, 40))
-    a, b, short, own = (p for p, *_ in load.replayed(told, 4, 7, TOKENS))
+    a, b, short, own = (p for p, *_ in extra_loads.replayed(told, 4, 7, TOKENS))
     assert (a[:16] == b[:16], a[16:32] == b[16:32], a[32:] == b[32:]) == (True, False, False)
     assert short == a[:20], "cut where the prompt ends"
     assert (len(a), own[:16] == a[:16]) == (40, False)
-    other = next(p for p, *_ in load.replayed(told, 1, 8, TOKENS))
+    other = next(p for p, *_ in extra_loads.replayed(told, 1, 8, TOKENS))
     assert other[:16] != a[:16], "another repeat finds nothing in the cache"
 
 
@@ -116,15 +116,15 @@ def test_blocks_in_a_table(tmp_path: Path) -> None:
 def test_prompts_from_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"prompt": str(n), "output_tokens": n + 1}) + "\n" for n in range(20)) + "\n")
-    first, again, other = (list(load.from_lines(path, -1, 20, seed)) for seed in (7, 7, 8))
+    first, again, other = (list(extra_loads.from_lines(path, -1, 20, seed)) for seed in (7, 7, 8))
     assert first == again != other
     assert sorted(first, key=lambda made: made[1]) == [(str(n), n + 1, 0.0) for n in range(20)], "text stays text"
-    assert {output for _, output, _ in load.from_lines(path, 9, 20, 7)} == {9}
-    long = Counter(text for text, *_ in load.from_lines(path, -1, 50, 7))
+    assert {output for _, output, _ in extra_loads.from_lines(path, 9, 20, 7)} == {9}
+    long = Counter(text for text, *_ in extra_loads.from_lines(path, -1, 50, 7))
     assert (len(long), set(long.values())) == (20, {2, 3}), "each as often, to within one"
     path.write_text('{"prompt": "Who?"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl: line 1: KeyError: 'output_tokens'"):
-        list(load.from_lines(path, -1, 1, 7))
+        list(extra_loads.from_lines(path, -1, 1, 7))
 
 
 @pytest.mark.parametrize(
@@ -159,28 +159,32 @@ def test_a_fixed_time_counts_what_came_in_it() -> None:
         (103.5, 0.0, [], 0.0, 0),  # failed
         duration=6.0, request_throughput=0.5, output_throughput=1.8, total_token_throughput=9.0,
     )  # fmt: skip
-    timed = load.within(got, 4.0, streamed=True)
+    timed = extra_loads.within_duration(got, 4.0, streamed=True)
     assert (timed["duration"], timed["ended_within_duration"], timed["request_throughput"]) == (4.0, 1, 0.25)
     assert timed["output_throughput"] == (3 + 4) / 4
     assert timed["total_token_throughput"] == (3 + 4 + 2 * 10) / 4
     assert timed["until_last_answer"] == {
         "duration": 6.0, "request_throughput": 0.5, "output_throughput": 1.8, "total_token_throughput": 9.0,
     }  # fmt: skip
-    whole = load.within(got, 4.0, streamed=False)
+    whole = extra_loads.within_duration(got, 4.0, streamed=False)
     assert (whole["output_throughput"], whole["total_token_throughput"]) == (3 / 4, 13 / 4), "with the whole answer only"
 
 
 def test_what_a_stream_alone_shows_is_unknown_without_one() -> None:
     latencies = {f"{s}_{what}_ms": 0.0 for what in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "p99", "std", "median")}
-    got = load.unseen(result((0.0, 0.0, [], 2.0, 4), max_output_tokens_per_s=9.0, **latencies))
+    got = extra_loads.without_stream_metrics(result((0.0, 0.0, [], 2.0, 4), max_output_tokens_per_s=9.0, **latencies))
     assert {name for name in latencies if got[name] is not None} == {f"{s}_e2el_ms" for s in ("mean", "p99", "std", "median")}
     assert (got["ttfts"], got["itls"], got["max_output_tokens_per_s"], got["latencies"]) == ([None], [[]], None, [2.0])
 
 
 def test_what_was_ordered() -> None:
     made = [Request([1], 5), Request([2], 7), Request([1], 9)]
-    assert load.asked({"output_lens": [5, 0, 9]}, made) == {"asked": 3, "prompts_again": 1, "ordered_output_tokens": 14}
-    assert load.asked({"output_lens": [5]}, made) == {}, "unknown"
+    assert extra_loads.request_counts({"output_lens": [5, 0, 9]}, made) == {
+        "asked": 3,
+        "prompts_again": 1,
+        "ordered_output_tokens": 14,
+    }
+    assert extra_loads.request_counts({"output_lens": [5]}, made) == {}, "unknown"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_a_whole_answer(monkeypatch: pytest.MonkeyPatch, status: int, text: str,
         extra_body={"temperature": 0.0}, extra_headers=None, api_url="http://a/v1/completions",
     )  # fmt: skip
     bars = SimpleNamespace(n=0, update=lambda n: None)
-    output = asyncio.run(load.whole_answer(given, Session(), bars))
+    output = asyncio.run(extra_loads.whole_answer(given, Session(), bars))
     assert (output.success, output.output_tokens, output.prompt_len, output.error) == expected
     assert 0.0 < output.ttft == output.latency
     assert posted == [{

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # --- prompts
 
 
-def samples(args: argparse.Namespace, tokenizer: Any) -> list[Any] | None:
+def own_requests(args: argparse.Namespace, tokenizer: Any) -> list[Any] | None:
     """vLLM's SampleRequests of a mix, a trace or a file of prompts; None for a data set of vLLM's own. They depend on the seed
     alone."""
     if args.pdslurm_mix or args.pdslurm_trace:
@@ -207,33 +207,33 @@ class Sending:
 
     def outcome(self, result: dict[str, Any], made: Sequence[Any]) -> dict[str, Any]:
         """vLLM's result with what was asked, with null for what was not seen, and with what a fixed time means."""
-        result = {**result, **asked(result, self.sent if self.is_ours else made)}
+        result = {**result, **request_counts(result, self.sent if self.is_ours else made)}
         if self.duration_s and result.get("completed"):
-            result = within(result, self.duration_s, streamed=self.stream)
-        return result if self.stream else unseen(result)
+            result = within_duration(result, self.duration_s, streamed=self.stream)
+        return result if self.stream else without_stream_metrics(result)
 
 
 async def whole_answer(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
     """One completion without a stream, as one of vLLM's ASYNC_REQUEST_FUNCS: its latency ends with the answer's last byte."""
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
 
-    asked = request_func_input
-    body = {"model": asked.model_name or asked.model, "prompt": asked.prompt, "max_tokens": asked.output_len, "stream": False}
-    body |= {"repetition_penalty": 1.0, "logprobs": asked.logprobs, **({"ignore_eos": True} if asked.ignore_eos else {})}
-    body |= asked.extra_body or {}
+    given = request_func_input
+    body = {"model": given.model_name or given.model, "prompt": given.prompt, "max_tokens": given.output_len, "stream": False}
+    body |= {"repetition_penalty": 1.0, "logprobs": given.logprobs, **({"ignore_eos": True} if given.ignore_eos else {})}
+    body |= given.extra_body or {}
     key = os.environ.get("OPENAI_API_KEY")
-    headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(asked.extra_headers or {})}
-    headers |= {"x-request-id": asked.request_id} if asked.request_id else {}
-    output = RequestFuncOutput(prompt_len=asked.prompt_len, start_time=time.perf_counter())
+    headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(given.extra_headers or {})}
+    headers |= {"x-request-id": given.request_id} if given.request_id else {}
+    output = RequestFuncOutput(prompt_len=given.prompt_len, start_time=time.perf_counter())
     try:
-        async with session.post(url=asked.api_url, json=body, headers=headers) as response:
+        async with session.post(url=given.api_url, json=body, headers=headers) as response:
             text = await response.text()
             output.latency = output.ttft = time.perf_counter() - output.start_time  # nobody sees a token before the last
             if response.status == 200:
                 answer = json.loads(text)
                 output.generated_text = answer["choices"][0].get("text") or ""
                 output.output_tokens = answer["usage"]["completion_tokens"]
-                output.prompt_len = answer["usage"].get("prompt_tokens", asked.prompt_len)
+                output.prompt_len = answer["usage"].get("prompt_tokens", given.prompt_len)
                 output.success = True
             else:
                 output.error = response.reason or f"HTTP {response.status}"
@@ -247,7 +247,7 @@ async def whole_answer(request_func_input: Any, session: Any, pbar: Any = None) 
 # --- what came of it
 
 
-def asked(result: Mapping[str, Any], sent: Sequence[Any]) -> dict[str, Any]:
+def request_counts(result: Mapping[str, Any], sent: Sequence[Any]) -> dict[str, Any]:
     """How many requests there were, how many had a prompt that was there before, and how many tokens the completed ones were to
     have; {} where the result has no lengths."""
     lengths: Sequence[int] = result.get("output_lens") or ()
@@ -258,7 +258,7 @@ def asked(result: Mapping[str, Any], sent: Sequence[Any]) -> dict[str, Any]:
     return {"asked": len(sent), "prompts_again": len(sent) - len(different), "ordered_output_tokens": ordered}
 
 
-def within(result: Mapping[str, Any], duration_s: float, *, streamed: bool) -> dict[str, Any]:
+def within_duration(result: Mapping[str, Any], duration_s: float, *, streamed: bool) -> dict[str, Any]:
     """Throughputs of the fixed time alone: what ended, and which tokens came, within it. Without a stream the tokens of a request
     count when it ended. Latencies stay those of all requests, for those still in flight at the end are the longest.
     vLLM's own throughputs, which include the time until the last answer, are under `until_last_answer`."""
@@ -270,22 +270,22 @@ def within(result: Mapping[str, Any], duration_s: float, *, streamed: bool) -> d
         if not got:
             continue
         ended += e2el <= left
-        seen = _seen(ttft, itls, left) if streamed else float(e2el <= left)
-        tokens += got * seen
-        prompts += input_len * (seen > 0)
+        share = _share_within(ttft, itls, left) if streamed else float(e2el <= left)
+        tokens += got * share
+        prompts += input_len * (share > 0)
     names = ("duration", "request_throughput", "output_throughput", "total_token_throughput")
     values = (duration_s, ended / duration_s, tokens / duration_s, (tokens + prompts) / duration_s)
     theirs = {name: result.get(name) for name in names}
     return {**result, **dict(zip(names, values, strict=True)), "until_last_answer": theirs, "ended_within_duration": int(ended)}
 
 
-def _seen(ttft: float, itls: Iterable[float], left: float) -> float:
+def _share_within(ttft: float, itls: Iterable[float], left: float) -> float:
     """The share of a request's chunks that came within `left` seconds of its start."""
     times = list(itertools.accumulate(itls, initial=ttft))
     return sum(t <= left for t in times) / len(times)
 
 
-def unseen(result: Mapping[str, Any]) -> dict[str, Any]:
+def without_stream_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     """Null for whatever only a stream shows."""
     values = dict(result)
     for name in result:
