@@ -70,7 +70,7 @@ def run_on(outline: Outline, allocation: jobs.Allocation, folder: RunFolder) -> 
             LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(key)) as local,
             Nodes(names, address, key, config, launch=launch, env=env, log=log, temp=local.temp) as nodes,
         ):
-            hosts = nodes.wait(lambda: None)
+            hosts = nodes.wait()
             key_file.unlink()  # every agent has read it; should this process be killed, it must not stay
             local.engine_env = prepare(config, folder.path, node=hosts[0].name)
             make_model(config, local.engine_env)
@@ -117,7 +117,7 @@ def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) 
     config, everywhere = plan.config, range(len(hosts))
     offsets = clock_offsets(nodes, len(hosts))
     order = {"do": "check", "gpus": config.cluster.gpus_per_node, "run_dir": str(folder.path.absolute())}
-    replies = nodes.call({n: {**order, "routers": n == 0} for n in everywhere}, lambda: None, CHECK_TIMEOUT_S)
+    replies = nodes.call({n: {**order, "routers": n == 0} for n in everywhere}, CHECK_TIMEOUT_S)
     reports = {n: NodeReport(**replies[n]) for n in everywhere}
     for n in everywhere:
         nodes.node(n).facts = {**nodes.node(n).facts, **reports[n].facts, "clock_offset_s": offsets[n]}
@@ -134,7 +134,7 @@ def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) 
         for address, port in wanted:
             by_node.setdefault(numbers[address], []).append((address, port))
         orders = {n: {"do": "reserve", "ports": ports} for n, ports in by_node.items()}
-        clashes = nodes.call(orders, lambda: None, CHECK_TIMEOUT_S)
+        clashes = nodes.call(orders, CHECK_TIMEOUT_S)
         return {(address, port) for each in clashes.values() for address, port in each}
 
     versions = dict(reports[0].versions)
@@ -142,7 +142,7 @@ def check(plan: Plan, nodes: Nodes, hosts: tuple[Host, ...], folder: RunFolder) 
 
     def options() -> Options:
         order = {0: {"do": "options", "versions": versions, "cache": str(cache)}}
-        known = nodes.call(order, lambda: None, 2 * HELP_TIMEOUT_S)[0]
+        known = nodes.call(order, 2 * HELP_TIMEOUT_S)[0]
         return {kind: frozenset(names) for kind, names in known.items()}
 
     deployment = bind_checked(
@@ -160,6 +160,6 @@ def clock_offsets(nodes: Nodes, count: int) -> dict[int, tuple[float, float]]:
     """How far each node's clock is ahead of this one's, at least and at most, in seconds: how much of the time between order and
     reply the way there took is not known."""
     sent = time.time()
-    times = nodes.call({n: {"do": "time"} for n in range(count)}, lambda: None, CHECK_TIMEOUT_S)
+    times = nodes.call({n: {"do": "time"} for n in range(count)}, CHECK_TIMEOUT_S)
     received = time.time()
     return {n: clock_offset(sent, at, received) for n, at in times.items()}

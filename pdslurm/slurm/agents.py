@@ -25,7 +25,6 @@ from pdslurm.signals import SignalNote
 from pdslurm.slurm.wire import Wire
 
 BEAT_S = 1.0
-Tick = Callable[[], None]
 Launch = Callable[[str], Sequence[str]]  # from the driver's host:port to the command that starts an agent on every node
 
 
@@ -167,12 +166,11 @@ class Nodes:
 
     # --- orders
 
-    def wait(self, tick: Tick) -> tuple[Host, ...]:
+    def wait(self) -> tuple[Host, ...]:
         """Until the agents of all nodes said hello: their addresses. Raises NotReady at limits.agents_s or when srun fails,
         PreflightError for a node without a fitting address."""
         deadline = time.monotonic() + self.limits.agents_s
         while missing := [n for n in self.names if n not in self.joined or not (self.joined[n].host or self.joined[n].lost)]:
-            tick()
             if self.step.poll() is not None or time.monotonic() > deadline:
                 what = "srun ended" if self.step.poll() is not None else f"limits.agents_s={self.limits.agents_s:g} s are over"
                 raise NotReady(f"no agent on {', '.join(missing)}: {what}; {self.log} says:\n{log_tail(self.log)}")
@@ -184,7 +182,7 @@ class Nodes:
             raise PreflightError(findings)
         return tuple(node.host for node in nodes if node.host)
 
-    def call(self, orders: Mapping[int, Mapping[str, Any]], tick: Tick, timeout_s: float) -> dict[int, Any]:
+    def call(self, orders: Mapping[int, Mapping[str, Any]], timeout_s: float) -> dict[int, Any]:
         """Sends orders to nodes by number, all at once, and waits for all replies. Raises ProcessDied for a node that is lost,
         NotReady at the deadline, PreflightError for what an agent could not do."""
         ids = {number: next(self.ids) for number in orders}
@@ -192,7 +190,6 @@ class Nodes:
             self.node(number).send(id=ids[number], **order)
         deadline = time.monotonic() + timeout_s
         while waiting := [self.node(n) for n in orders if ids[n] not in self.node(n).replies]:
-            tick()
             for node in waiting:
                 self.raise_lost(node, [])
             if time.monotonic() > deadline:

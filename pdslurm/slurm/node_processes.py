@@ -71,7 +71,7 @@ class NodeProcesses:
             used.setdefault(engine.node, set()).update(engine.gpus)
         orders = {number: {"do": "gpu_states", "gpus": sorted(gpus)} for number, gpus in used.items()}
         try:
-            states = self.nodes.call(orders, lambda: None, GPU_STATES_S)
+            states = self.nodes.call(orders, GPU_STATES_S)
         except (NotReady, PreflightError):
             states = {}
         return {self.nodes.names[number]: states.get(number) or [] for number in orders}

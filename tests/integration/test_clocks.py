@@ -73,7 +73,7 @@ def test_a_node_s_agent_tells_of_the_gpus_that_slurm_gave(tmp_path: Path, make_c
         ) as nodes,
         LocalProcesses(stop_s=1.0) as local,
     ):  # fmt: skip
-        nodes.wait(lambda: None)
+        nodes.wait()
         processes = NodeProcesses(nodes, local, lambda: False)
         states_by_node = processes.gpu_states([engine])
     for node in nodes.joined.values():
