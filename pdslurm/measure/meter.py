@@ -34,7 +34,7 @@ class Meter:
         """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s."""
         arm = task.arm
         scraped = [*engines, *arm.routers]
-        clocks = self._clocks(engines)
+        states = self._gpu_states(engines)
         before = self.watch.wait(lambda: telemetry.scrape(scraped))
         with timeline.sampling(engines, self.config.telemetry_every_s) as samples:
             result = client.run(
@@ -48,7 +48,7 @@ class Meter:
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
         counted["transport"] = transport.as_json(over) if over else None
-        counted["gpus"] = {node: states_during(clocks.get(node, ()), now) for node, now in self._clocks(engines).items()} or None
+        counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in self._gpu_states(engines).items()} or None
         counted |= ttft_telemetry(counted["engines"], result)
         if samples:
             path = self.folder.beside_raw(record, "timeline")
@@ -83,7 +83,7 @@ class Meter:
                 return counted
             self.watch.pause(0.2)
 
-    def _clocks(self, engines: Sequence[Process]) -> dict[str, list[dict[str, Any]]]:
+    def _gpu_states(self, engines: Sequence[Process]) -> dict[str, list[dict[str, Any]]]:
         """The engines' GPUs by node, while nothing is asked of them; empty on a cluster without GPUs."""
         if self.config.cluster.device is not Device.cuda:
             return {}
