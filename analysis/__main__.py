@@ -133,11 +133,11 @@ def figures(arguments: argparse.Namespace, frame: pd.DataFrame) -> Iterator[Path
     formats = tuple(arguments.formats.split(","))
     if unknown := set(formats) - set(FORMATS):
         raise ResultsError(f"formats={arguments.formats}: {sorted(unknown)[0]!r} is none; use some of {', '.join(FORMATS)}")
-    drawn = _told(drawings(chosen, STYLES[arguments.style], bounds))
+    drawn = _without_missing(drawings(chosen, STYLES[arguments.style], bounds))
     return write_all(drawn, arguments.out, formats, arguments.jobs or cores())
 
 
-def _told(drawings: Iterable[tuple[str, Drawing | str]]) -> Iterator[tuple[str, Drawing]]:
+def _without_missing(drawings: Iterable[tuple[str, Drawing | str]]) -> Iterator[tuple[str, Drawing]]:
     for name, drawing in drawings:
         if isinstance(drawing, str):
             print(f"{name}: not drawn; it needs {drawing}", file=sys.stderr)

@@ -60,7 +60,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     yield _or_needs("cdf_itl", distributions.cdf(judged, judged["itl_bins"], BINS_PER_DECADE, WORDS["itl"], style))
     yield _or_needs("ttft_breakdown", breakdown.ttft_parts(judged, style))
     yield _or_needs("crossover", crossover.crossover(judged, style))
-    recorded = timeline.chosen(judged, activity.ARMS)
+    recorded = timeline.records_to_show(judged, activity.ARMS)
     yield _or_needs("timeline", activity.timeline(judged, recorded, timeline.activity(recorded), style))
 
 
@@ -88,6 +88,6 @@ def records_to_read(judged: pd.DataFrame, style: Style, slo: Slo | None) -> pd.I
     for what in ("ttft", "e2el"):
         have = with_requests(judged, what)
         if len(have):
-            shown = distributions.chosen(have, style)
+            shown = distributions.shown_settings(have, style)
             parts.append(have.reset_index().merge(shown, on=list(SETTING)).set_index("index").index)
     return used.index[used.index.isin(sorted(set().union(*parts)))]

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from analysis.figures import axis
 from analysis.stats import metrics, repeats
-from analysis.figures.distributions import chosen
+from analysis.figures.distributions import shown_settings
 from analysis.figures.by_workload import bars_text, caption_of, scale
 from analysis.load.frame import SETTING
 from analysis.figures.panels import settings_titles
@@ -42,7 +42,7 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     parts = metrics.parts(used)
     if parts.empty:
         return None
-    drawn = chosen(parts, style)
+    drawn = shown_settings(parts, style)
     shown = parts.merge(drawn, on=list(SETTING))
     order = [label for label in series_styles(judged) if label in set(shown["series"])]
     over = int((shown["rest"] < 0).sum())

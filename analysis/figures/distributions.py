@@ -20,7 +20,7 @@ MARKED = (0.50, 0.95, 0.99)
 TAIL = 1.5  # how far past the last mark the axis goes at least
 
 
-def chosen(used: pd.DataFrame, style: Style) -> pd.DataFrame:
+def shown_settings(used: pd.DataFrame, style: Style) -> pd.DataFrame:
     """The settings that a figure with a panel for each of them shows: a row of SETTING each, in their order."""
     settings = used[list(SETTING)].drop_duplicates().sort_values(list(SETTING))
     return pd.DataFrame(evenly_spaced(list(settings.itertuples(index=False)), style.settings), columns=list(SETTING))
@@ -30,13 +30,13 @@ def cdf(
     judged: pd.DataFrame, bins: pd.Series, per_decade: int, what: str, style: Style = SCREEN, *, settings: int = 0
 ) -> Drawing | None:
     """The CDF of one latency (`what`: its words), a panel for each setting, a line for each arm over all its repeats. `bins` is a
-    column of distributions at the judged records' index; `settings`: how many there are, where only those of `chosen` have been
+    column of distributions at the judged records' index; `settings`: how many there are, where only those of `shown_settings` have been
     read. None where no used record has one."""
     known = bins.reindex(judged.index).notna()
     if not (known & (judged["use"] == "used")).any():
         return None
     used = judged[known & (judged["use"] == "used")].assign(bins=bins)
-    drawn = chosen(used, style)
+    drawn = shown_settings(used, style)
     settings = settings or len(used[list(SETTING)].drop_duplicates())
     rows = used.reset_index().merge(drawn, on=list(SETTING)).set_index("index")
     counts = rows.groupby(["series", *SETTING]).size()

@@ -162,9 +162,9 @@ def load_section(record: Measurement) -> dict[str, Any]:
     }
 
 
-def length(ordered: int, seen: float | None) -> dict[str, Any]:
+def length(ordered: int, mean: float | None) -> dict[str, Any]:
     """A point's length is 0 where the data set decides it: then the mean of what was seen."""
-    return {"distribution": "fixed", "value": ordered} if ordered else {"distribution": "other", "value": seen or 0}
+    return {"distribution": "fixed", "value": ordered} if ordered else {"distribution": "other", "value": mean or 0}
 
 
 def mean_tokens(client: Mapping[str, Any], which: str, record: Measurement) -> float | None:

@@ -157,13 +157,13 @@ def validity(page: Page) -> Markup:
     out: list[object] = [tag("p", f"{repeats.left_out_text(judged)}.")]
     lost = judged[judged["use"] != "used"]
     if len(lost):
-        rows = [_lost(page, row) for some in page.rows.values() for row in some if row["use"] != "used"]
+        rows = [_left_out_row(page, row) for some in page.rows.values() for row in some if row["use"] != "used"]
         out.append(html_table(["arm", "point", "", "why", "record"], rows, caption="Left out of every figure, mean and verdict"))
     out.append(_checks(page))
     return join(out)
 
 
-def _lost(page: Page, row: Row) -> list[object]:
+def _left_out_row(page: Page, row: Row) -> list[object]:
     record = page.records[row["path"]]
     failed = [check for check in record.checks if check.ok is False]
     reasons = [str(reason) for reason in record.invalid_reasons]
@@ -249,12 +249,12 @@ def _measurement(page: Page, row: Row, *, embed: bool) -> Markup:
     cells = [
         row["repeat"], tag("span", row["use"], class_=None if row["use"] == "used" else "bad"), row["seed"],
         f"{cell(row['completed'])} of {row['num_prompts']}", *(number_text(n) if pd.notna(n) else "-" for n in numbers),
-        _said(record, embed=embed), join(files),
+        _check_details(record, embed=embed), join(files),
     ]  # fmt: skip
     return tag("tr", *(tag("td", c, class_="n" if 4 <= i <= 6 else None) for i, c in enumerate(cells)))
 
 
-def _said(record: Measurement, *, embed: bool) -> Markup:
+def _check_details(record: Measurement, *, embed: bool) -> Markup:
     """The checks of one measurement with what each found."""
     if not embed or not record.checks:
         return _tally([c.ok for c in record.checks])

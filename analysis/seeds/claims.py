@@ -2,7 +2,7 @@
 
 Claim ─┐
        ├─ judge ─> Verdict
-Found ─┘   Found = Estimate | Span | Points | Count | Words | Unknown | Faulty"""
+Computed ─┘   Computed = Estimate | Span | Points | Count | Words | Unknown | Faulty"""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Points:
 class Count:
     """At how many of the points that can be compared something holds; `missing` says what could not be compared."""
 
-    held: int
+    holds: int
     failed: tuple[str, ...]
     missing: str = ""
     note: str = ""
 
     @property
     def of(self) -> int:
-        return self.held + len(self.failed)
+        return self.holds + len(self.failed)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Faulty:
     note: str = ""
 
 
-Found = Estimate | Span | Points | Count | Words | Unknown | Faulty
+Computed = Estimate | Span | Points | Count | Words | Unknown | Faulty
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class Verdict:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
 
 
-def judge(claim: Claim, found: Found) -> Verdict:
+def judge(claim: Claim, computed: Computed) -> Verdict:
     """The verdict on `claim`. Raises ValueError where claim and formula do not speak of the same kind of thing."""
-    match found:
+    match computed:
         case Unknown(why):
             return Verdict(UNCHECKED, why)
         case Faulty(_, why):
@@ -127,9 +127,9 @@ def judge(claim: Claim, found: Found) -> Verdict:
                 else Verdict(WRONG, "there is none" if words == "none" else f"it is {words}")
             )
         case Count():
-            return _count(claim, found)
+            return _count(claim, computed)
         case Points():
-            return _points(claim, found)
+            return _points(claim, computed)
         case Estimate(value):
             return _bound(claim, value) if claim.claimed.startswith(">") else _number(claim, claim.claimed, value)
         case Span(low, high):
@@ -191,7 +191,7 @@ def _bound(claim: Claim, ours: Bounded) -> Verdict:
     )
 
 
-def _points(claim: Claim, found: Points) -> Verdict:
+def _points(claim: Claim, computed: Points) -> Verdict:
     """A range that is said to hold at every point."""
     first, last = claim.claimed.split("..")
 
@@ -199,23 +199,23 @@ def _points(claim: Claim, found: Points) -> Verdict:
         room = {text: max(half_unit(text), tolerance(claim, text) * abs(value) if allowed else 0.0) for text in (first, last)}
         return not float(first) - room[first] <= value <= float(last) + room[last]
 
-    failed = [f"{label} ({number(value)})" for label, value in found.values.items() if outside(value, allowed=True)]
-    total = len(found.values) + len(found.missing)
+    failed = [f"{label} ({number(value)})" for label, value in computed.values.items() if outside(value, allowed=True)]
+    total = len(computed.values) + len(computed.missing)
     if failed:
         return Verdict(WRONG, f"at {len(failed)} of {total}, {', '.join(failed)}")
-    if found.missing:
-        return Verdict(UNCHECKED, f"within it at {len(found.values)} of {total}; not digitised: {', '.join(found.missing)}")
-    return Verdict(ROUNDING if any(outside(value, allowed=False) for value in found.values.values()) else AGREES)
+    if computed.missing:
+        return Verdict(UNCHECKED, f"within it at {len(computed.values)} of {total}; not digitised: {', '.join(computed.missing)}")
+    return Verdict(ROUNDING if any(outside(value, allowed=False) for value in computed.values.values()) else AGREES)
 
 
-def _count(claim: Claim, found: Count) -> Verdict:
+def _count(claim: Claim, computed: Count) -> Verdict:
     """A statement that is said to hold at all of some points."""
-    held, of = map(int, claim.claimed.split(" of "))
-    if found.failed:
-        return Verdict(WRONG, f"fails at {len(found.failed)} of {of}, {', '.join(found.failed)}")
-    if found.missing or found.of < of:
-        return Verdict(UNCHECKED, f"holds at {found.held} of {of}; {found.missing}" if found.held else found.missing)
-    return Verdict(AGREES) if found.held == held else Verdict(WRONG, f"holds at {found.held}")
+    claimed, of = map(int, claim.claimed.split(" of "))
+    if computed.failed:
+        return Verdict(WRONG, f"fails at {len(computed.failed)} of {of}, {', '.join(computed.failed)}")
+    if computed.missing or computed.of < of:
+        return Verdict(UNCHECKED, f"holds at {computed.holds} of {of}; {computed.missing}" if computed.holds else computed.missing)
+    return Verdict(AGREES) if computed.holds == claimed else Verdict(WRONG, f"holds at {computed.holds}")
 
 
 def _by(said: float, ours: float, unit: str) -> str:
@@ -231,8 +231,8 @@ def _by(said: float, ours: float, unit: str) -> str:
 
 def _size(verdict: Verdict) -> float:
     """The factor that a verdict names, to tell the worse of two."""
-    found = re.match(r"[0-9.]+(?= times)", verdict.detail)
-    return float(found[0]) if found else 0.0
+    factor = re.match(r"[0-9.]+(?= times)", verdict.detail)
+    return float(factor[0]) if factor else 0.0
 
 
 def number(value: float) -> str:
@@ -244,9 +244,9 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def shown(found: Found) -> str:
+def shown(computed: Computed) -> str:
     """`ours` as the table prints it."""
-    match found:
+    match computed:
         case Estimate(value) | Faulty(value):
             return number(value.value)
         case Span(low, high):
@@ -254,7 +254,7 @@ def shown(found: Found) -> str:
         case Points(values):
             return _range(min(values.values()), max(values.values())) if values else "-"
         case Count():
-            return f"{found.held} of {found.of}" if found.of else "-"
+            return f"{computed.holds} of {computed.of}" if computed.of else "-"
         case Words(words):
             return words
         case Unknown():

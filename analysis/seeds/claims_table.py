@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.seeds import figures_read, reports, sizes
-from analysis.seeds.claims import KINDS, Claim, Found, Verdict, judge, shown
+from analysis.seeds.claims import KINDS, Claim, Computed, Verdict, judge, shown
 from analysis.seeds.inputs import Data, load
 
 WIDTH = 130
 CSV_COLUMNS = ("id", "source", "claim", "claimed", "ours", "unit", "verdict", "detail", "note", "formula")
-FORMULAS: Mapping[str, Callable[..., Found]] = {
+FORMULAS: Mapping[str, Callable[..., Computed]] = {
     function.__name__: function
     for function in (
         sizes.kv_per_token, sizes.kv_of_prompts, sizes.kv_sent, sizes.transfer_ms, sizes.transfers_ms, sizes.link_peak,
@@ -34,20 +34,20 @@ class Line:
     """One claim with what was found and the verdict on it."""
 
     claim: Claim
-    found: Found
+    computed: Computed
     verdict: Verdict
 
     @property
     def note(self) -> str:
-        return " ".join(filter(None, (self.found.note, self.claim.remark)))
+        return " ".join(filter(None, (self.computed.note, self.claim.remark)))
 
 
 def check(data: Data) -> tuple[Line, ...]:
     """Every claim recomputed. Raises KeyError for a formula or an input that does not exist."""
     lines = []
     for claim in data.claims:
-        found = FORMULAS[claim.formula](data, **claim.inputs)
-        lines.append(Line(claim, found, judge(claim, found)))
+        computed = FORMULAS[claim.formula](data, **claim.inputs)
+        lines.append(Line(claim, computed, judge(claim, computed)))
     return tuple(lines)
 
 
@@ -79,7 +79,7 @@ def to_csv(lines: Sequence[Line]) -> str:
     writer.writerow(CSV_COLUMNS)
     for line in lines:
         claim, verdict = line.claim, line.verdict
-        ours = shown(line.found).replace(",", "")
+        ours = shown(line.computed).replace(",", "")
         about = (claim.id, claim.source, claim.claim, claim.claimed, ours, claim.unit)
         writer.writerow((*about, verdict.kind, verdict.detail, line.note, claim.formula))
     return text.getvalue()
@@ -95,7 +95,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     claim = line.claim
     ends = "..".join(dict.fromkeys(claim.claimed.split("..")))  # 120 rather than 120..120
     said = f"~{ends}" if claim.about else ends
-    return (claim.id, claim.claim, said, shown(line.found), claim.unit, _short(line.verdict))
+    return (claim.id, claim.claim, said, shown(line.computed), claim.unit, _short(line.verdict))
 
 
 def _short(verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from analysis.seeds import formulas
-from analysis.seeds.claims import Count, Estimate, Found, Points, Unknown, number
+from analysis.seeds.claims import Computed, Count, Estimate, Points, Unknown, number
 from analysis.seeds.inputs import Data
 from analysis.seeds.sizes import BF16, GIGA, MEGA
 from analysis.stats.bounds import Bounded
@@ -16,18 +16,18 @@ OUTPUT = tuple((512, n) for n in (256, 512, 1024, 2048, 4096))
 PANELS = {"input": INPUT, "output": OUTPUT, "all": INPUT + OUTPUT[1:], "short_output": OUTPUT[:2]}
 
 
-def read_value(data: Data, *, arm: str, at: str, column: str, divide_by: str = "1") -> Found:
+def read_value(data: Data, *, arm: str, at: str, column: str, divide_by: str = "1") -> Computed:
     """One point's value."""
     value = data.digitised(arm, *_lengths(at), column)
     return Estimate(value / float(divide_by)) if value else _not_digitised(arm, at)
 
 
-def read_values(data: Data, *, arm: str, panel: str, column: str) -> Found:
+def read_values(data: Data, *, arm: str, panel: str, column: str) -> Computed:
     """A column over one panel."""
     return _points(panel, {at: data.digitised(arm, *at, column) for at in PANELS[panel]})
 
 
-def ratio_at(data: Data, *, over: str, under: str, at: str, column: str) -> Found:
+def ratio_at(data: Data, *, over: str, under: str, at: str, column: str) -> Computed:
     """How many times `over` has of `under`."""
     above, below = (data.digitised(arm, *_lengths(at), column) for arm in (over, under))
     if above and below:
@@ -35,13 +35,13 @@ def ratio_at(data: Data, *, over: str, under: str, at: str, column: str) -> Foun
     return _not_digitised(under if above else over, at)
 
 
-def ratios(data: Data, *, over: str, under: str, panel: str, column: str) -> Found:
+def ratios(data: Data, *, over: str, under: str, panel: str, column: str) -> Computed:
     """`over` / `under` over one panel."""
     both = {at: [data.digitised(arm, *at, column) for arm in (over, under)] for at in PANELS[panel]}
     return _points(panel, {at: a / b if a and b else None for at, (a, b) in both.items()})
 
 
-def seconds_above(data: Data, *, arm: str, base: str, panel: str, model: str, link: str) -> Found:
+def seconds_above(data: Data, *, arm: str, base: str, panel: str, model: str, link: str) -> Computed:
     """TTFT of `arm` less that of `base`, in s; the note has the transfer that is blamed for it."""
     both = {at: [data.digitised(name, *at, "mean_ttft_ms") for name in (arm, base)] for at in PANELS[panel]}
     apart = {at: (a - b) / 1e3 if a and b else None for at, (a, b) in both.items()}
@@ -52,7 +52,7 @@ def seconds_above(data: Data, *, arm: str, base: str, panel: str, model: str, li
     return _points(panel, apart, f"{cause}; the same prompts' TTFT goes {falls} ms as outputs grow: warm-up or prefix cache.")
 
 
-def ranked(data: Data, *, arm: str, rivals: str, panel: str, column: str, place: str = "1") -> Found:
+def ranked(data: Data, *, arm: str, rivals: str, panel: str, column: str, place: str = "1") -> Computed:
     """At how many points `arm` stands at `place` among itself and its rivals, 1 the best. Points are compared where enough was
     digitised to prove the place wrong: by more rivals that are better than it allows, or, with all known, fewer."""
     names, allowed, total = rivals.split(","), int(place) - 1, len(PANELS[panel])
@@ -74,7 +74,7 @@ def ranked(data: Data, *, arm: str, rivals: str, panel: str, column: str, place:
     return Count(held, tuple(failed), f"not digitised: {missing}" if missing else "")
 
 
-def falls_below(data: Data, *, arm: str, column: str, share: str) -> Found:
+def falls_below(data: Data, *, arm: str, column: str, share: str) -> Computed:
     """The input length at which a column is first below `share` of what it was at the shortest."""
     values = [(at[0], value.value) for at in INPUT if (value := data.digitised(arm, *at, column))]
     found = formulas.first_below(values, float(share))
@@ -82,7 +82,7 @@ def falls_below(data: Data, *, arm: str, column: str, share: str) -> Found:
     return Unknown("it never does", said) if found is None else Estimate(Bounded(found, found, found), f"{said}.")
 
 
-def transfer_in_ttft(data: Data, *, arm: str, at: str, model: str, link: str) -> Found:
+def transfer_in_ttft(data: Data, *, arm: str, at: str, model: str, link: str) -> Computed:
     """Nothing in the figures splits TTFT; the bytes alone bound what a lone transfer can add."""
     ttft = data.digitised(arm, *_lengths(at), "mean_ttft_ms")
     if ttft is None:
@@ -98,7 +98,7 @@ def transfer_in_ttft(data: Data, *, arm: str, at: str, model: str, link: str) ->
     )
 
 
-def hit_rate(data: Data, *, inputs: str, block: str) -> Found:
+def hit_rate(data: Data, *, inputs: str, block: str) -> Computed:
     """What the prefix cache can hold of a sweep's prompts when all points have one seed."""
     lengths = [int(n) for n in inputs.split(",")]
     longer = [formulas.shared_prefix(a, b, block=int(block)) for a, b in pairwise(lengths)]

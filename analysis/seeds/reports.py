@@ -4,7 +4,7 @@ their own numbers out. Each function is a `formula` of seed_claims.csv, as in si
 from __future__ import annotations
 
 from analysis.seeds import formulas
-from analysis.seeds.claims import Count, Estimate, Faulty, Found, Span, Words, number
+from analysis.seeds.claims import Computed, Count, Estimate, Faulty, Span, Words, number
 from analysis.seeds.inputs import Data, Row, as_written
 from analysis.seeds.sizes import BF16, prefill_floor_ms
 from analysis.stats.bounds import Bounded, exact
@@ -13,7 +13,7 @@ FEWEST_REQUESTS = 10  # below this one request more or less is over a tenth of t
 LITTLE_ROOM = 1.10  # what a median in place of a mean and the window's edges may add to Little's law
 
 
-def gain_of_pd(data: Data, *, concurrency: str, seconds: str) -> Found:
+def gain_of_pd(data: Data, *, concurrency: str, seconds: str) -> Computed:
     """P/D's gain in requests/s over the colocated engine, in %; faulty where a sample cannot be right."""
     row = _one(data.pcie_ab, concurrency=concurrency)
     after, before = as_written(row["pd_rps"]), as_written(row["colocated_rps"])
@@ -36,7 +36,7 @@ def _sample_faults(row: Row, arm: str, seconds: float) -> list[str]:
     return faults
 
 
-def latency_by_little(data: Data, *, concurrencies: str, tokens: str, model: str, tensor_parallel: str, gpu: str) -> Found:
+def latency_by_little(data: Data, *, concurrencies: str, tokens: str, model: str, tensor_parallel: str, gpu: str) -> Computed:
     """Latency in ms of a closed loop, concurrency over rate; the note compares a token's time with the floor of a step."""
     shape, memory = data.models[model], data.hardware[gpu, "memory_bytes_per_s"]
     latencies, ratios = [], []
@@ -49,27 +49,27 @@ def latency_by_little(data: Data, *, concurrencies: str, tokens: str, model: str
     return Span(min(latencies), max(latencies), note)
 
 
-def fields_in_common(data: Data, *, printed: str, upstream: str) -> Found:
+def fields_in_common(data: Data, *, printed: str, upstream: str) -> Computed:
     """How many fields of a printed log line the program's own documentation has."""
     fields, known = printed.split(","), set(upstream.split(","))
     return Count(sum(f in known for f in fields), tuple(f for f in fields if f not in known))
 
 
-def delayed_by_prefill(data: Data, *, first_token_ms: str, stall_from_ms: str, stall_to_ms: str) -> Found:
+def delayed_by_prefill(data: Data, *, first_token_ms: str, stall_from_ms: str, stall_to_ms: str) -> Computed:
     """Which latency of a request that was already decoding a prefill makes worse."""
     stall = float(stall_to_ms) - float(stall_from_ms)
     hit = "ITL" if float(first_token_ms) <= float(stall_from_ms) else "TTFT"
     return Words(hit, f"Their first tokens were out before; they wait {number(stall)} ms between two tokens.")
 
 
-def ttft_of_drawing(data: Data, *, arrival_ms: str, prefill_ms: str, first_token_ms: str) -> Found:
+def ttft_of_drawing(data: Data, *, arrival_ms: str, prefill_ms: str, first_token_ms: str) -> Computed:
     """TTFT in ms that a drawing allows: `arrival_ms` and `first_token_ms` are first,last of what may be meant."""
     arrivals, firsts = ([float(x) for x in text.split(",")] for text in (arrival_ms, first_token_ms))
     low, high = firsts[0] - arrivals[-1], firsts[-1] - arrivals[0]
     return Span(low, high, f"The prefill itself takes {number(float(prefill_ms))} ms.")
 
 
-def tokens_covered(data: Data, *, tokens_out: str) -> Found:
+def tokens_covered(data: Data, *, tokens_out: str) -> Computed:
     """TTFT over ITL in every row of the lab's table: how many tokens the first column covers."""
     ratios = [float(row["ttft_p50_ms"]) / float(row["itl_p50_ms"]) for row in data.lab_serving]
     whole = sum(round(ratio) == int(tokens_out) for ratio in ratios)
@@ -78,7 +78,7 @@ def tokens_covered(data: Data, *, tokens_out: str) -> Found:
 
 def itl_without_prefill(
     data: Data, *, gpu: str, tensor_parallel: str, rate: str, tokens_out: str, model: str, card: str, share: str, tokens_in: str
-) -> Found:
+) -> Computed:
     """ITL in ms when the reply's time, less the floor of prefill for the shortest and the longest prompt, is shared by all
     tokens but the first."""
     whole = float(_lab(data, gpu, tensor_parallel, rate)["ttft_p50_ms"])
@@ -88,7 +88,7 @@ def itl_without_prefill(
     return Span(low, high, f"Up to {100 * (whole / int(tokens_out) / low - 1):.0f} % of it is prefill.")
 
 
-def contention_ms(data: Data, *, gpu: str, tensor_parallel: str, rates: str) -> Found:
+def contention_ms(data: Data, *, gpu: str, tensor_parallel: str, rates: str) -> Computed:
     """What load added to a reply's time, in ms, at the higher of two rates: the line through both, back to no load."""
     slow, fast = ((float(rate), float(_lab(data, gpu, tensor_parallel, rate)["ttft_p50_ms"])) for rate in rates.split(","))
     alone, _ = formulas.line_through(slow, fast)
@@ -97,7 +97,7 @@ def contention_ms(data: Data, *, gpu: str, tensor_parallel: str, rates: str) -> 
     )
 
 
-def tp_gain(data: Data, *, gpu: str, rates: str) -> Found:
+def tp_gain(data: Data, *, gpu: str, rates: str) -> Computed:
     """Change in % of a reply's time from TP=1 to TP=2, for a first and a last rate."""
     changes = []
     for rate in rates.split(","):
@@ -106,7 +106,7 @@ def tp_gain(data: Data, *, gpu: str, rates: str) -> Found:
     return Span(min(changes), max(changes))
 
 
-def output_rate(data: Data, *, gpu: str, tensor_parallel: str, rate: str, tokens_out: str) -> Found:
+def output_rate(data: Data, *, gpu: str, tensor_parallel: str, rate: str, tokens_out: str) -> Computed:
     """Output tokens/s of a row from its duration and the tokens that all other rows sent."""
     row = _lab(data, gpu, tensor_parallel, rate)
     others = [as_written(r["output_tok_s"]) * as_written(r["duration_s"]) for r in data.lab_serving if r is not row]
@@ -120,7 +120,7 @@ def output_rate(data: Data, *, gpu: str, tensor_parallel: str, rate: str, tokens
 
 def reach_of_contention(
     data: Data, *, model: str, link: str, gpu: str, tensor_parallel: str, rates: str, claimed_penalty_ms: str
-) -> Found:
+) -> Computed:
     """Prompt tokens whose KV takes as long to move as contention costs: by our figure for contention, and by the text's."""
     ours = contention_ms(data, gpu=gpu, tensor_parallel=tensor_parallel, rates=rates)
     assert isinstance(ours, Estimate)

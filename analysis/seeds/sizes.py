@@ -5,7 +5,7 @@ Each function here is a `formula` of seed_claims.csv: Data and the row's inputs,
 from __future__ import annotations
 
 from analysis.seeds import formulas
-from analysis.seeds.claims import Estimate, Found, Span, Unknown, Words, number
+from analysis.seeds.claims import Computed, Estimate, Span, Unknown, Words, number
 from analysis.seeds.inputs import Data
 from analysis.stats.bounds import exact
 
@@ -13,7 +13,7 @@ KILO, MEGA, GIGA = 1e3, 1e6, 1e9
 BF16 = 2
 
 
-def kv_per_token(data: Data, *, model: str, dtype_bytes: str, against: str = "") -> Found:
+def kv_per_token(data: Data, *, model: str, dtype_bytes: str, against: str = "") -> Computed:
     """kB of KV a token takes; `against` (MODEL:BYTES) is put beside it in the note."""
     size = data.models[model].kv_bytes_per_token(int(dtype_bytes))
     note = ""
@@ -24,14 +24,14 @@ def kv_per_token(data: Data, *, model: str, dtype_bytes: str, against: str = "")
     return Estimate(exact(size / KILO), note)
 
 
-def kv_of_prompts(data: Data, *, model: str, dtype_bytes: str, tokens: str, unit_bytes: str) -> Found:
+def kv_of_prompts(data: Data, *, model: str, dtype_bytes: str, tokens: str, unit_bytes: str) -> Computed:
     """KV of one length, or of a shortest and a longest prompt."""
     each = data.models[model].kv_bytes_per_token(int(dtype_bytes))
     sizes = [each * int(n) / float(unit_bytes) for n in tokens.split(",")]
     return Estimate(exact(sizes[0])) if len(sizes) == 1 else Span(sizes[0], sizes[-1])
 
 
-def kv_sent(data: Data, *, model: str, tokens: str) -> Found:
+def kv_sent(data: Data, *, model: str, tokens: str) -> Computed:
     """MB and calls that a connector sends which moves keys and values alone, a call for each of them and layer."""
     shape = data.models[model]
     calls = 2 * shape.layers
@@ -39,7 +39,9 @@ def kv_sent(data: Data, *, model: str, tokens: str) -> Found:
     return Estimate(exact(size), f"{calls} calls where each layer's keys and values go apart; hidden states are not sent.")
 
 
-def transfer_ms(data: Data, *, model: str, dtype_bytes: str, tokens: str, links: str, to: str = "", together: str = "1") -> Found:
+def transfer_ms(
+    data: Data, *, model: str, dtype_bytes: str, tokens: str, links: str, to: str = "", together: str = "1"
+) -> Computed:
     """Time for one prompt's KV over a link at its peak, over the slowest and the fastest of several, or (`to=in_use`) between
     peak and what is reached in use; `together` links side by side."""
     size = data.models[model].kv_bytes_per_token(int(dtype_bytes)) * int(tokens)
@@ -52,7 +54,7 @@ def transfer_ms(data: Data, *, model: str, dtype_bytes: str, tokens: str, links:
     return Estimate(exact(times[0]), note) if len(times) == 1 else Span(min(times), max(times), note)
 
 
-def transfers_ms(data: Data, *, model: str, dtype_bytes: str, tokens: str, link: str, together: str, claimed_gb_s: str) -> Found:
+def transfers_ms(data: Data, *, model: str, dtype_bytes: str, tokens: str, link: str, together: str, claimed_gb_s: str) -> Computed:
     """Times for a shortest and a longest prompt; the note repeats them at the speed that the text assumed."""
     each = data.models[model].kv_bytes_per_token(int(dtype_bytes))
     sizes = [each * int(n) for n in tokens.split(",")]
@@ -63,13 +65,13 @@ def transfers_ms(data: Data, *, model: str, dtype_bytes: str, tokens: str, link:
     return Span(ours[0], ours[-1], f"{premise}; {together} links have {number(speed / GIGA)} GB/s.")
 
 
-def link_peak(data: Data, *, link: str) -> Found:
+def link_peak(data: Data, *, link: str) -> Computed:
     """GB/s of one direction."""
     speed = data.link(link) / GIGA
     return Estimate(exact(speed), f"{number(2 * speed)} GB/s is both directions together.")
 
 
-def weights_fit(data: Data, *, model: str, gpu: str, tensor_parallel: str) -> Found:
+def weights_fit(data: Data, *, model: str, gpu: str, tensor_parallel: str) -> Computed:
     """Whether weights alone fit the memory of a card."""
     weights = data.models[model].weight_bytes_per_gpu(BF16, tensor_parallel=int(tensor_parallel))
     memory = data.hardware[gpu, "memory_bytes"]
@@ -77,14 +79,14 @@ def weights_fit(data: Data, *, model: str, gpu: str, tensor_parallel: str) -> Fo
     return Words("yes" if weights < memory else "no", note)
 
 
-def heads_divide(data: Data, *, model: str, tensor_parallel: str) -> Found:
+def heads_divide(data: Data, *, model: str, tensor_parallel: str) -> Computed:
     """Whether each rank can have as many heads as the others."""
     sizes = formulas.tensor_parallel_sizes(data.models[model].heads)
     allowed = ", ".join(map(str, sizes))
     return Words("yes" if int(tensor_parallel) in sizes else "no", f"{data.models[model].heads} heads: TP can be {allowed}.")
 
 
-def step_over_kv(data: Data, *, model: str, batch: str, context: str) -> Found:
+def step_over_kv(data: Data, *, model: str, batch: str, context: str) -> Computed:
     """Bytes of a decode step, in multiples of the KV that it reads."""
     shape = data.models[model]
 
@@ -98,14 +100,14 @@ def step_over_kv(data: Data, *, model: str, batch: str, context: str) -> Found:
     )
 
 
-def prefill_floor_ms(data: Data, *, model: str, tokens: str, gpu: str, share: str) -> Found:
+def prefill_floor_ms(data: Data, *, model: str, tokens: str, gpu: str, share: str) -> Computed:
     """Floor of prefill for a shortest and a longest prompt on one GPU that reaches `share` of its dense peak."""
     lengths = [int(n) for n in tokens.split(",")]
     first, last = (1e3 * _prefill_s(data, model, n, gpu, float(share)) for n in (lengths[0], lengths[-1]))
     return Span(first, last, f"The floor grows {number(last / first)} times from {lengths[0]} to {lengths[-1]} tokens.")
 
 
-def prefill_ms(data: Data, *, model: str, tokens: str, gpu: str, gpus: str, share: str) -> Found:
+def prefill_ms(data: Data, *, model: str, tokens: str, gpu: str, gpus: str, share: str) -> Computed:
     """Prefill of a shortest and a longest prompt on several GPUs together, attention included; the note says its share."""
     shape, speed = data.models[model], int(gpus) * float(share) * data.hardware[gpu, "bf16_flop_per_s"]
     lengths = [int(n) for n in tokens.split(",")]
@@ -115,7 +117,7 @@ def prefill_ms(data: Data, *, model: str, tokens: str, gpu: str, gpus: str, shar
     return Span(1e3 * flops[0] / speed, 1e3 * flops[-1] / speed, f"Attention adds {said} to the part that is linear in the length.")
 
 
-def crossover(data: Data, *, model: str, link: str, gpu: str, gpus: str, share: str, tokens: str) -> Found:
+def crossover(data: Data, *, model: str, link: str, gpu: str, gpus: str, share: str, tokens: str) -> Computed:
     """Tokens from which a prompt's KV takes no longer to move than to compute; none where it never does."""
     shape, speed = data.models[model], int(gpus) * float(share) * data.hardware[gpu, "bf16_flop_per_s"]
     at = formulas.crossover_tokens(shape, BF16, bytes_per_s=data.link(link), flop_per_s=speed)
@@ -130,7 +132,7 @@ def crossover(data: Data, *, model: str, link: str, gpu: str, gpus: str, share: 
     return Words("none", note) if at is None else Estimate(exact(at), note)
 
 
-def ring_link(data: Data, *, pair: str, small_bytes: str, large_bytes: str, bandwidth_gib: str, latency_ns: str) -> Found:
+def ring_link(data: Data, *, pair: str, small_bytes: str, large_bytes: str, bandwidth_gib: str, latency_ns: str) -> Computed:
     """A simulator's setting is no claim on a machine; the note has what its authors measured on such cards."""
     said = []
     for name in ("all_gather", "all_reduce"):  # over two ranks both send their input once in each direction

@@ -1,4 +1,4 @@
-"""Judged records and the rates that were held in, what saturated instances suggested and what it costs out, in sentences.
+"""Judged records and capacities in, what saturated instances suggested and what it costs out, in sentences.
 
 A plain arm that was sent prompts alone, and then whole answers, all at once (the sweep `saturated`), tells what one instance can
 prefill and decode; analysis.stats.saturation makes a ratio of that, which the measured arms confirm or refute."""
@@ -59,7 +59,7 @@ def _ratio(arm: str) -> str | None:
 
 
 def cost_text(rates: pd.DataFrame, price: float | None, currency: str) -> list[str]:
-    """What a million output tokens cost each arm at the rate that it holds in the mean; arms that hold none have no price."""
+    """What a million output tokens cost each arm at its mean capacity; arms without one have no price."""
     lines = []
     capacities = rates[(rates["capacity_per_s"] > 0) & (rates["output_len"] > 0)]
     for _, rows in capacities.groupby(["input_len", "output_len"], sort=True):

@@ -21,7 +21,7 @@ ACTIVITY = ("series", "engine", "role", "start_s", "end_s", *RATES, "waiting")
 NOT_ITS_WORK = {"decode": ("prefill_tok_s",), "prefill": ("decode_tok_s",)}
 
 
-def chosen(judged: pd.DataFrame, most: int) -> pd.DataFrame:
+def records_to_show(judged: pd.DataFrame, most: int) -> pd.DataFrame:
     """The records to look at: one for each series (at most so many) at one setting, the one that most of them have a timeline of;
     of several one whose requests arrive at a rate, and then the one with most requests in flight."""
     have = judged[(judged["use"] == "used") & judged["timeline_file"].notna()]

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 ROOT = str(Path(__file__).parents[2])
 if not __package__:  # run by itself; afterwards nothing here may stand in front of what vLLM imports
     sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
-from pdslurm.bench import extra_loads, output  # noqa: E402
+from pdslurm.bench import extra_loads, result_files  # noqa: E402
 
 if not __package__:
     sys.path.remove(ROOT)
@@ -154,16 +154,16 @@ class Client:
         gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
         gc.collect()
         result.pop("generated_texts", None)
-        result = output.with_latencies(result)
+        result = result_files.with_latencies(result)
         own = client_facts(result)  # of all that was sent, also after a fixed time
         result = sending.outcome(result, self.latest)
         result["first_error"] = next((e for e in result.get("errors") or [] if e), None)
         if raw:
-            output.write_result(Path(raw), output.to_microseconds(result))
+            result_files.write_result(Path(raw), result_files.to_microseconds(result))
         if requests:
-            output.write_requests(Path(requests), result)
+            result_files.write_requests(Path(requests), result)
         summary = {k: v for k, v in result.items() if k not in PER_REQUEST}
-        return {**summary, **own, "itl_histogram": output.itl_histogram(result)}
+        return {**summary, **own, "itl_histogram": result_files.itl_histogram(result)}
 
 
 def sample_key(args: argparse.Namespace) -> str:

@@ -24,16 +24,16 @@ def is_good(request: Mapping[str, Any], slo: Mapping[str, Any]) -> Any:
     good = request["ok"] == 1
     for name in LIMITED:
         if (limit := slo.get(name)) is not None:
-            good = good & ((known(request[name]) <= limit) | is_exempt(name, request["output_len"]))
+            good = good & ((or_nan(request[name]) <= limit) | is_exempt(name, request["output_len"]))
     return good
 
 
 def is_exempt(name: str, output_len: Any) -> Any:
     """Whether a request of so many tokens keeps any limit on this latency; a bool, or a column of them as in is_good."""
-    return (known(output_len) <= 1) & (name in BETWEEN_TOKENS)
+    return (or_nan(output_len) <= 1) & (name in BETWEEN_TOKENS)
 
 
-def known(value: Any) -> Any:
+def or_nan(value: Any) -> Any:
     """A number or a column, NaN for None: comparisons with it are false."""
     return math.nan if value is None else value
 

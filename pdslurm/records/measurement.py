@@ -26,7 +26,7 @@ THROUGHPUTS = {
 }
 
 
-# The columns of a record's `requests` file, a line for each request in the order of their start; ok is 1 or 0, what is unknown is empty.
+# The columns of a record's `requests` file, a line for each request in the order of their start; ok is 1 or 0, unknown is empty.
 # start_s counts from the first request of the point; tpot_ms is (e2el - ttft) / (output_len - 1).
 REQUEST_COLUMNS = ("start_s", "input_len", "output_len", "ttft_ms", "tpot_ms", "itl_max_ms", "e2el_ms", "ok")
 # The columns of its `timeline` file, a line for each look at an engine; t_s counts from the same moment, what is counted from the

@@ -1,4 +1,4 @@
-"""The folder of one run: where its records and the raw data behind them lie, and which points are done."""
+"""A run's folder in; where its records and the raw data behind them lie, and which points are done, out."""
 
 from __future__ import annotations
 

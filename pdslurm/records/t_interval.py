@@ -1,4 +1,4 @@
-"""From repeats to how well their mean is known. Standard library only: the driver and `analysis` both stand on it."""
+"""Repeats in, how well their mean is known out: Student's t interval, for the driver and for the analysis."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.seeds import claims
-from analysis.seeds.claims import Claim, Count, Estimate, Faulty, Found, Points, Span, Unknown, Words, judge
+from analysis.seeds.claims import Claim, Computed, Count, Estimate, Faulty, Points, Span, Unknown, Words, judge
 from analysis.seeds.claims_table import FORMULAS, Line, check
 from analysis.seeds.inputs import FOLDER, Data, Row, load
 from analysis.stats.bounds import exact, within
@@ -112,7 +112,7 @@ def test_digits_that_count(text: str, digits: int, half: float) -> None:
         ("29.3", False, Faulty(exact(29.3), "4 requests"), "invalid sample: 4 requests"),
     ],
 )
-def test_the_rule(claimed: str, about: bool, found: Found, verdict: str) -> None:
+def test_the_rule(claimed: str, about: bool, found: Computed, verdict: str) -> None:
     assert str(judge(claim(claimed, about=about), found)) == verdict
 
 
@@ -131,7 +131,7 @@ def test_the_rule(claimed: str, about: bool, found: Found, verdict: str) -> None
         (Faulty(within(29.41, 2), "few"), "29.41"),
     ],
 )
-def test_ours_as_printed(found: Found, text: str) -> None:
+def test_ours_as_printed(found: Computed, text: str) -> None:
     assert claims.shown(found) == text
 
 
@@ -302,18 +302,18 @@ def shaken(data: Data) -> Data:
 def test_no_number_of_ours_is_a_copy(data: Data) -> None:
     """Whatever is printed as ours moves when all inputs do, or is shown to move by one of the changes above."""
     before, after = lines_of(data), lines_of(shaken(data))
-    stays = {id for id, line in before.items() if claims.shown(line.found) == claims.shown(after[id].found) != "-"}
+    stays = {id for id, line in before.items() if claims.shown(line.computed) == claims.shown(after[id].computed) != "-"}
     assert stays <= {id for id, *_ in MUTATIONS}
-    unknown = {id for id, line in before.items() if isinstance(line.found, Unknown)}
+    unknown = {id for id, line in before.items() if isinstance(line.computed, Unknown)}
     assert unknown == {"sim-1", "blog-3", "blog-16", "blog-17"}
     assert all(before[id].note != after[id].note for id in ("sim-1", "blog-16"))
 
 
-@pytest.mark.parametrize("id", [id for id, line in lines_of(load()).items() if isinstance(line.found, Estimate | Span | Points)])
+@pytest.mark.parametrize("id", [id for id, line in lines_of(load()).items() if isinstance(line.computed, Estimate | Span | Points)])
 def test_a_claim_three_times_as_large_does_not_agree(data: Data, id: str) -> None:
     line = lines_of(data)[id]
     ends = [f"{3 * float(end):g}" for end in line.claim.claimed.lstrip(">").split("..")]
     claimed = (">" if line.claim.claimed.startswith(">") else "") + "..".join(ends)
-    verdict = judge(replace(line.claim, claimed=claimed), line.found)
+    verdict = judge(replace(line.claim, claimed=claimed), line.computed)
     assert verdict != line.verdict
     assert verdict.kind not in (claims.AGREES, claims.ROUNDING)

@@ -344,11 +344,11 @@ def test_a_long_timeline_keeps_its_sums() -> None:
 
 def test_the_timelines_of_one_setting_are_chosen(tmp_path: Path) -> None:
     frame = judged(tmp_path, timelines=True)
-    chosen = timeline.chosen(frame, 3)
+    chosen = timeline.records_to_show(frame, 3)
     assert chosen["request_rate"].tolist() == [4.0] * 3
     assert chosen["repeat"].tolist() == [0] * 3
     assert chosen["series"].nunique() == 3
-    assert timeline.chosen(frame.assign(valid=False, use="invalid"), 3).empty
+    assert timeline.records_to_show(frame.assign(valid=False, use="invalid"), 3).empty
 
 
 def test_what_is_no_timeline(tmp_path: Path) -> None:
