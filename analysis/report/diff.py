@@ -20,6 +20,7 @@ from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
+from pdslurm.records.command_line import options
 from pdslurm.records.t_interval import t_95
 
 METRICS = {
@@ -142,8 +143,8 @@ def arms_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, str]]]:
 
 def words_of(process: Mapping[str, Any]) -> dict[str, str]:
     argv = [re.sub(r"https?://[^\s\"']+", "URL", str(word)) for word in process.get("argv", [])]
-    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    values = {"command": " ".join(argv[:first]), **option_texts(argv[first:])}
+    program = next((option.words for option in options(argv) if not option.name), ())
+    values = {"command": " ".join(program), **option_texts(argv)}
     values |= {str(name): str(value) for name, value in process.get("env", {}).items()}
     values["GPUs"] = str(len(process.get("gpus", [])))
     return {name: value for name, value in values.items() if name not in PLACES}
