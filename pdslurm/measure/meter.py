@@ -48,7 +48,8 @@ class Meter:
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
         counted["transport"] = transport.as_json(over) if over else None
-        counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in self._gpu_states(engines).items()} or None
+        after = self._gpu_states(engines)
+        counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in after.items()} or None
         counted |= ttft_telemetry(counted["engines"], result)
         if samples:
             path = self.folder.beside_raw(record, "timeline")
