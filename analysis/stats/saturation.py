@@ -1,5 +1,5 @@
 """What one saturated prefill instance and one saturated decode instance were measured to do in; the P:D split of N instances that
-balances them, what every split and Route N should serve, and which splits have to be measured to be sure, out.
+balances them, what every split and Route N should serve, and which splits may be the best, out.
 
     a = prompt tokens/s / input_len       requests/s that one prefill instance serves
     b = output tokens/s / output_len      requests/s that one decode instance serves
@@ -82,25 +82,12 @@ class Split:
 class Suggestion:
     """Every split of N instances by number of prefill instances, the best by the mean values, and how sure that is.
 
-    `candidates`: the splits that are the best for some pair of rates within the intervals. `to_measure`: these and the
-    neighbours of the best, which confirm or refute it. `route_overlapped` is the ceiling with perfectly chunked prefill."""
+    `candidates`: the splits that are the best for some pair of rates within the intervals. `route`: Route N's requests/s."""
 
     splits: tuple[Split, ...]
     best: Split
     candidates: tuple[Split, ...]
-    neighbours: tuple[Split, ...]
     route: Bounded
-    route_overlapped: Bounded
-    route_measured: bool
-
-    @property
-    def to_measure(self) -> tuple[Split, ...]:
-        return tuple(split for split in self.splits if split in (*self.candidates, *self.neighbours))
-
-    @property
-    def gain_over_route(self) -> Bounded:
-        """The best split's requests/s over Route N's, less 1."""
-        return self.best.per_s / self.route - 1.0
 
 
 def suggest(one: Saturated, instances: int, *, colocated_per_s: Bounded | None = None) -> Suggestion:
@@ -112,16 +99,8 @@ def suggest(one: Saturated, instances: int, *, colocated_per_s: Bounded | None =
     ratio = one.prefill_for_a_decode
     best = splits[best_prefill(instances, 1.0, ratio.value) - 1]
     first, last = (best_prefill(instances, 1.0, end) for end in (ratio.low, ratio.high))
-    a, b = one.prefill_per_s, one.decode_per_s
-    return Suggestion(
-        splits=splits,
-        best=best,
-        candidates=splits[first - 1 : last],
-        neighbours=tuple(split for split in splits if abs(split.prefill - best.prefill) == 1),
-        route=(colocated_per_s or in_turn(a, b)) * instances,
-        route_overlapped=least(a, b) * instances,
-        route_measured=colocated_per_s is not None,
-    )
+    route = (colocated_per_s or in_turn(one.prefill_per_s, one.decode_per_s)) * instances
+    return Suggestion(splits, best, splits[first - 1 : last], route)
 
 
 def in_turn(a: Bounded, b: Bounded) -> Bounded:

@@ -29,7 +29,7 @@ from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
 from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.records.whole_file import write_json
+from pdslurm.records.whole_file import write_json, write_text
 from pdslurm.signals import SignalNote
 
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
@@ -97,8 +97,7 @@ def make_model(config: Config, engine_env: EngineEnv) -> None:
 def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compared], facts: Mapping[str, Any] | None = None) -> None:
     """config.yaml, plan.json, fairness.json, versions.json: what this run's numbers depend on. `facts`: the preflight's."""
     config = tasks.deployment.plan.config
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
-    (folder.path / "config.yaml").write_text(text)
+    write_text(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_json(folder.path / "plan.json", plan_json(tasks.deployment, compared))
     write_json(folder.path / "fairness.json", as_json(compared))
     write_json(

@@ -52,10 +52,10 @@ def launch(config: Config) -> None:
         )
     if config.launcher.wait:
         with raising(advice=f"job {job} goes on; `scancel {job}` ends it, the same command shows it again"):
-            code, text = watch(plan, folder, job)
+            code, text = follow_job(plan, folder, job)
         print(text, file=sys.stderr if code else sys.stdout)
         if code:
-            raise failure(code, job, folder.path)
+            raise job_error(code, job, folder.path)
 
 
 def current_job(path: Path) -> str | None:
@@ -136,7 +136,7 @@ def points_done(path: Path) -> int:
 # --- waiting
 
 
-def watch(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
+def follow_job(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
     """Shows the run until its job has ended; the run's exit code and last words."""
     state = plan_state(plan)
     events = Events(folder.path / "events.jsonl")
@@ -157,7 +157,7 @@ def watch(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
             if not slurm.is_alive:
                 break
             time.sleep(POLL_S)
-    return ended(folder.path, job, slurm.word)
+    return read_outcome(folder.path, job, slurm.word)
 
 
 class Events:
@@ -179,7 +179,7 @@ class Events:
         return [event["event"] for event in map(json.loads, whole.splitlines()) if event.get("said")]
 
 
-def ended(path: Path, job: str, status: str) -> tuple[int, str]:
+def read_outcome(path: Path, job: str, status: str) -> tuple[int, str]:
     """How a job ended: by its own words, else by Slurm's and the end of its log."""
     deadline = time.monotonic() + (FILES_S if status in ("COMPLETED", "FAILED") else 2.0)
     while time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def ended(path: Path, job: str, status: str) -> tuple[int, str]:
     return JobEnded.exit_code, f"pdslurm: Slurm says {status} of job {job}\n  log: {log}\n{tail}"
 
 
-def failure(code: int, job: str, path: Path) -> PdslurmError:
+def job_error(code: int, job: str, path: Path) -> PdslurmError:
     """The error to leave with: its text was printed, only what to look at is left to say."""
     error = JobEnded(f"job {job} failed with exit code {code}; logs are in {path / 'logs'} and {path / 'slurm'}")
     error.exit_code = code
