@@ -12,10 +12,10 @@ from matplotlib.patches import Patch
 
 from analysis.figures.breakdown import PART_STYLE
 from analysis.figures.by_workload import caption_of
-from analysis.load.frame import SETTING
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import fixed_text
 from analysis.figures.style import SCREEN, Style, canvas
-from analysis.figures.figure_files import Drawing
+from analysis.load.frame import SETTING
 
 # From top to bottom within an instance. Colours as in the breakdown of the TTFT.
 LANES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -28,8 +28,10 @@ ARMS = 3
 LANE, AROUND, FULL, APART = 0.17, 0.34, 0.86, 0.45  # inches: a lane, a panel beside its lanes; shares of a lane: its curve, the gap
 
 
-def timeline(judged: pd.DataFrame, records: pd.DataFrame, activity: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
-    """Prefills, transfers, decodes and waiting requests of each instance over time; `activity` (analysis.stats.timeline) of `records`,
+def activity_over_time(
+    judged: pd.DataFrame, records: pd.DataFrame, activity: pd.DataFrame, style: Style = SCREEN
+) -> Drawing | None:
+    """Prefills, transfers, decodes and waiting requests of each instance over time; `activity` (stats/timeline.py) of `records`,
     one of the judged for each arm at one setting. Each kind has one scale in the whole figure. None where there is nothing."""
     if activity.empty:
         return None

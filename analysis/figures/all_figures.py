@@ -9,15 +9,14 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.figures import activity, breakdown, crossover, distributions, goodput, latency, panels
-from analysis.stats import metrics, repeats
-from analysis.load import request_files
-from analysis.stats import timeline
 from analysis.figures.by_workload import MAX_PANELS, QUANTITIES, draw, require_used
-from analysis.stats.repeats import evenly_spaced
+from analysis.figures.figure_files import Drawing
+from analysis.figures.style import SCREEN, Style
+from analysis.load import request_files
 from analysis.load.frame import SETTING
 from analysis.load.slo import EXAMPLE, Slo
-from analysis.figures.style import SCREEN, Style
-from analysis.figures.figure_files import Drawing
+from analysis.stats import metrics, repeats, timeline
+from analysis.stats.repeats import evenly_spaced
 from pdslurm.records.measurement import BINS_PER_DECADE
 
 FILES = "request files (raw/ARM/*.requests.csv.gz) of valid records"
@@ -61,7 +60,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     yield _or_needs("ttft_breakdown", breakdown.ttft_parts(judged, style))
     yield _or_needs("crossover", crossover.crossover(judged, style))
     recorded = timeline.records_to_show(judged, activity.ARMS)
-    yield _or_needs("timeline", activity.timeline(judged, recorded, timeline.activity(recorded), style))
+    yield _or_needs("timeline", activity.activity_over_time(judged, recorded, timeline.activity(recorded), style))
 
 
 def _or_needs(name: str, drawing: Drawing | None) -> tuple[str, Drawing | str]:

@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import axis
-from analysis.stats import metrics, repeats
-from analysis.figures.distributions import shown_settings
 from analysis.figures.by_workload import bars_text, caption_of, scale
-from analysis.load.frame import SETTING
+from analysis.figures.distributions import shown_settings
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, Style, canvas, series_styles
-from analysis.figures.figure_files import Drawing
+from analysis.load.frame import SETTING
+from analysis.stats import metrics, repeats
 from pdslurm.records.measurement import TTFT_PARTS
 
 # From light to dark in the order of a request's way, so that neighbours differ in grey print too; hatches tell them apart as well.

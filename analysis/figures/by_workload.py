@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import pandas as pd
 
+from analysis.figures.figure_files import Drawing
+from analysis.figures.line_charts import Cell, draw_cells
+from analysis.figures.panels import Panel, fixed_text, title
+from analysis.figures.style import SCREEN, Style, series_styles
+from analysis.load.frame import SETTING
 from analysis.stats import repeats
 from analysis.stats.repeats import evenly_spaced
-from analysis.figures.line_charts import Cell, draw_cells
-from analysis.load.frame import SETTING
-from analysis.figures.panels import Panel, fixed_text, panels, title
-from analysis.figures.style import SCREEN, Style, series_styles
-from analysis.figures.figure_files import Drawing
 from pdslurm.errors import ResultsError
 
 T = TypeVar("T")

@@ -15,13 +15,12 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.axis import value_text
 from analysis.figures.by_workload import caption_of
-from analysis.stats.repeats import evenly_spaced
-from analysis.load.frame import SETTING
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import NAMES
 from analysis.figures.style import SCREEN, Style, canvas
-from analysis.stats.repeats import comparable
+from analysis.load.frame import SETTING
+from analysis.stats.repeats import comparable, evenly_spaced
 from analysis.stats.verdict import DISAGGREGATE, EQUAL, TOGETHER, UNDECIDED, Decision, decide
-from analysis.figures.figure_files import Drawing
 
 AXES = ("input_len", "output_len", "request_rate", "max_concurrency")
 # Light and dark in grey print too; hatches and the signs in the fields tell them apart as well.

@@ -8,13 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import axis
-from analysis.stats import metrics, repeats
 from analysis.figures.by_workload import caption_of
-from analysis.stats.repeats import evenly_spaced
-from analysis.load.frame import SETTING
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, series_styles
-from analysis.figures.figure_files import Drawing
+from analysis.load.frame import SETTING
+from analysis.stats import metrics, repeats
+from analysis.stats.repeats import evenly_spaced
 
 MARKED = (0.50, 0.95, 0.99)
 TAIL = 1.5  # how far past the last mark the axis goes at least
@@ -30,8 +30,8 @@ def cdf(
     judged: pd.DataFrame, bins: pd.Series, per_decade: int, what: str, style: Style = SCREEN, *, settings: int = 0
 ) -> Drawing | None:
     """The CDF of one latency (`what`: its words), a panel for each setting, a line for each arm over all its repeats. `bins` is a
-    column of distributions at the judged records' index; `settings`: how many there are, where only those of `shown_settings` have been
-    read. None where no used record has one."""
+    column of distributions at the judged records' index; `settings`: how many there are, where only those of `shown_settings` have
+    been read. None where no used record has one."""
     known = bins.reindex(judged.index).notna()
     if not (known & (judged["use"] == "used")).any():
         return None
@@ -66,7 +66,9 @@ def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[st
         how = line_style.of_line()
         ax.plot(line["ms"], line["share"], label=str(label), **{**how, "marker": None})
         marks = np.array([metrics.quantile(repeats, per_decade, q) for q in MARKED])
-        ax.errorbar(marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **line_style.of_bars())
+        ax.errorbar(
+            marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **line_style.of_bars()
+        )
         ax.plot(marks[:, 0], MARKED, **{**how, "linestyle": "none"})
         first = line["ms"][line["share"] >= 0.01].iloc[0]
         ends.append((min(first, marks[0, 0] / TAIL), max(marks[-1, 0], marks[-1, 2]) * TAIL))

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures import axis
-from analysis.stats import metrics
 from analysis.figures.by_workload import Quantity, bars_text, caption_of, draw, rows_of
-from analysis.stats.repeats import evenly_spaced
-from analysis.figures.panels import Panel, settings_titles
-from analysis.load.slo import Slo, slo_text
-from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, label_side, series_styles
 from analysis.figures.figure_files import Drawing
+from analysis.figures.panels import Panel, settings_titles
+from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, label_side, series_styles
+from analysis.load.slo import Slo, slo_text
+from analysis.stats import metrics
+from analysis.stats.repeats import evenly_spaced
 
 GOODPUT = Quantity("goodput", "goodput_per_s_gpu", "Goodput by GPU", "Goodput", "requests/s/GPU", "higher")
 OF_PANEL = ("input_len", "output_len", "load")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from analysis.stats import metrics, repeats
 from analysis.figures.by_workload import MAX_PANELS, bars_text, caption_of, means, rows_of, scale
-from analysis.stats.repeats import evenly_spaced
+from analysis.figures.figure_files import Drawing
 from analysis.figures.line_charts import Cell, Reference, draw_cells
 from analysis.figures.panels import Panel, title
-from analysis.load.request_files import FINE
 from analysis.figures.style import SCREEN, SeriesStyle, Style, series_styles
-from analysis.figures.figure_files import Drawing
+from analysis.load.request_files import FINE
+from analysis.stats import metrics, repeats
+from analysis.stats.repeats import evenly_spaced
 
 LATENCIES = {"ttft": "TTFT", "e2el": "E2E latency"}
 SHARES = {"p50": (0.50, "Median"), "p95": (0.95, "95th percentile")}
@@ -51,7 +51,9 @@ def of_concurrency(judged: pd.DataFrame, reduced: pd.DataFrame, found: Sequence[
                 )
                 cells.append(Cell(panel, points, title(panel, found, characters, words, brief=brief), f"{name} ({unit})", factor))
     counts = pd.concat([means(panel, "duration_s") for panel in drawn])["n"]
-    bars = f"Percentiles over {repeats.repeats_text(counts)}; {BOOTSTRAP}" if pooled else bars_text(counts, "Mean of the percentile")
+    bars = (
+        f"Percentiles over {repeats.repeats_text(counts)}; {BOOTSTRAP}" if pooled else bars_text(counts, "Mean of the percentile")
+    )
     caption = caption_of(judged, rows_of(drawn), bars, skipped=len(found) - len(drawn))
     return draw_cells(style, "Latency against concurrency: lower is better", series_styles(judged, style), cells, caption)
 
@@ -98,6 +100,14 @@ def references_of(panel: Panel, floors: pd.DataFrame, all_styles: dict[str, Seri
     transfers = means(panel, "transfer_ms")
     for label, points in transfers[transfers["mean"] > 0].groupby("series"):
         line_style = all_styles[str(label)]
-        how = {"color": line_style.colour, "marker": line_style.marker, "markersize": 3.5, "linewidth": 0.8, "linestyle": (0, (1, 1.2))}
-        lines.append(Reference(points, {**how, "label": TRANSFER_LABEL.format(label), "markerfacecolor": "white"}, line_style.of_bars()))
+        how = {
+            "color": line_style.colour,
+            "marker": line_style.marker,
+            "markersize": 3.5,
+            "linewidth": 0.8,
+            "linestyle": (0, (1, 1.2)),
+        }
+        lines.append(
+            Reference(points, {**how, "label": TRANSFER_LABEL.format(label), "markerfacecolor": "white"}, line_style.of_bars())
+        )
     return lines

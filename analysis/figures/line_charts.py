@@ -12,9 +12,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from analysis.figures import axis
+from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import ARMS, NAMES, Panel
 from analysis.figures.style import SeriesStyle, Style, canvas, handles_of, label_side
-from analysis.figures.figure_files import Drawing
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,13 @@ class Cell:
 
 
 def draw_cells(
-    style: Style, heading: str, styles: Mapping[str, SeriesStyle], cells: Sequence[Cell], caption: str, *, more: Sequence[Artist] = ()
+    style: Style,
+    heading: str,
+    styles: Mapping[str, SeriesStyle],
+    cells: Sequence[Cell],
+    caption: str,
+    *,
+    more: Sequence[Artist] = (),
 ) -> Drawing:
     """A figure with two cells in a row; `more`: entries of the legend beside the series'."""
     side = len({cell.label for cell in cells}) == 1 and not style.explains

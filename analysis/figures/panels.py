@@ -126,7 +126,9 @@ def settings_titles(settings: pd.DataFrame, characters: int, *, brief: bool = Fa
     """A title for each row of SETTING: both lengths, and whatever else the rows differ in. `brief`: without what has no bound."""
     names = [name for name in map(str, settings) if name.endswith("_len") or settings[name].nunique() > 1]
     said = (list(zip(names, row, strict=True)) for row in settings[names].itertuples(index=False))
-    return [title_lines([fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf], characters) for row in said]
+    return [
+        title_lines([fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf], characters) for row in said
+    ]
 
 
 def title_lines(parts: Sequence[str], characters: int) -> str:

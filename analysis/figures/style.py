@@ -140,8 +140,8 @@ class SeriesStyle:
 
 
 def series_styles(judged: pd.DataFrame, style: Style = SCREEN) -> dict[str, SeriesStyle]:
-    """The style of each series, the same in every figure and panel. What was not measured shares colour and marker with the arm that
-    it predicts, but is dotted and hollow."""
+    """The style of each series, the same in every figure and panel. What was not measured shares colour and marker with the arm
+    that it predicts, but is dotted and hollow."""
     named = judged[["series", "source"]].drop_duplicates().itertuples(index=False)
     stems = {str(row.series): (str(row.series).replace(f" ({row.source})", "", 1), row.source == "measured") for row in named}
     place = {stem: i for i, stem in enumerate(sorted({stem for stem, _ in stems.values()}))}

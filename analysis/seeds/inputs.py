@@ -1,4 +1,4 @@
-"""The files in analysis/data in; claims, model shapes, hardware figures and what the texts themselves report out."""
+"""The files in analysis/seeds/data in; claims, model shapes, hardware figures and what the texts themselves report out."""
 
 from __future__ import annotations
 

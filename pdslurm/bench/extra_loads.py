@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pdslurm.bench.trace import json_lines, read_trace
+from pdslurm.bench.request_trace import json_lines, read_trace
 
 STREAMED = ("ttft", "tpot", "itl")  # latencies that only a stream shows
 FAILED_ROUNDS = 3  # a closed loop for a time ends when so many rounds of requests failed: it would only send faster

@@ -20,6 +20,7 @@ from pdslurm.config import Config, LauncherKind, as_dict, from_dict
 from pdslurm.errors import AllocationEnding, ConfigError, JobEnded, PdslurmError, ResultsError
 from pdslurm.launchers import allocation
 from pdslurm.launchers.run import make_folder, plan_state, run_path
+from pdslurm.measure.journal import EVENTS
 from pdslurm.measure.progress import PROGRESS, Display
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan
@@ -139,7 +140,7 @@ def points_done(path: Path) -> int:
 def follow_job(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
     """Shows the run until its job has ended; the run's exit code and last words."""
     state = plan_state(plan)
-    events = Events(folder.path / "events.jsonl")
+    events = Events(folder.path / EVENTS)
     polled_at, slurm = 0.0, jobs.job_state(job)
     with Display(state) as display:
         while True:

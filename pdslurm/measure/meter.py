@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class Meter:
             moved = counted["totals"]["nixl_transfers"]
             if not arm.arm.topology.moves_by_nixl or moved is None or moved >= completed or deadline.is_over:
                 return counted
-            self.watch.pause(0.2)
+            self.watch.wait(lambda: time.sleep(0.2))
 
     def _gpu_states(self, engines: Sequence[Process]) -> dict[str, list[dict[str, Any]]]:
         """The engines' GPUs by node, while nothing is asked of them; empty on a cluster without GPUs."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from pdslurm.config import Runtime, RuntimeKind
 from pdslurm.errors import PreflightError
 from pdslurm.plan.mounts import is_path
+from pdslurm.records.whole_file import write_text
 
 LOAD_TIMEOUT_S = 3600.0  # a GPU image of 15 GB from a shared file system
 HEAD_BYTES = 2**20
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, tarfile.TarError, ValueError) as error:
         print(f"{path}: {error}", file=sys.stderr)
         return 1
-    beside.write_text(text + "\n")
+    write_text(beside, text + "\n")
     print(f"{path}: {text}")
     return 0
 

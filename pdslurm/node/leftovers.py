@@ -12,7 +12,9 @@ import psutil
 
 # what watches over a process of a run: `python -m pdslurm…`, submitit's job, the program pdslurm, and by their paths the guard and
 # the client
-PDSLURM = re.compile(r"(^|\0)(-m\0(pdslurm[.\w]*|submitit\.core\._submit)|[^\0]*/bin/pdslurm|[^\0]*/pdslurm/(\w+/)?\w+\.py)\0")
+PDSLURM = re.compile(
+    r"(^|\0)(-m\0(pdslurm[.\w]*|submitit\.core\._submit)|[^\0]*/bin/pdslurm|[^\0]*/pdslurm/((node/)?guard|bench/client|bench_client)\.py)\0"
+)
 TEMP_PREFIX = "pdslurm-"  # how the name of the temporary folder begins that guards give to what they start
 
 

@@ -22,7 +22,7 @@ class ReservedPorts:
             claim.close()
         self.claims.clear()
 
-    def reserve_all(self, wanted: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    def reserve_free(self, wanted: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those of `wanted` (address, port) that are not ours to have; the others are reserved."""
         return {(host, port) for host, port in wanted if not self.reserve(host, port)}
 

@@ -41,7 +41,7 @@ def check_and_bind(
         plan,
         report.findings,
         report.versions,
-        bind=lambda: bind_free(plan, ports.reserve_all),
+        bind=lambda: bind_free(plan, ports.reserve_free),
         options=lambda: known_options(plan.config, report.versions, cache, engine_env),
         reports={platform.node(): report},
     )

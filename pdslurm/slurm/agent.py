@@ -182,7 +182,7 @@ class Agent:
 
     def _do_reserve(self, order: dict[str, Any]) -> list[list[Any]]:
         """The (host, port) pairs that are taken here; the others are reserved from now on."""
-        return [list(pair) for pair in self.ports.reserve_all((host, port) for host, port in order["ports"])]
+        return [list(pair) for pair in self.ports.reserve_free((host, port) for host, port in order["ports"])]
 
     def _do_start(self, order: dict[str, Any]) -> None:
         process = Process(**order["process"])

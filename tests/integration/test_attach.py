@@ -41,7 +41,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, engine: Path) -> Iterator[t
 
     make_model(config, EngineEnv(config.runtime))
     with ReservedPorts() as ports, LocalProcesses(stop_s=5, api_key=KEY) as processes:
-        deployment = bind_free(build_plan(config), ports.reserve_all)
+        deployment = bind_free(build_plan(config), ports.reserve_free)
         logs = tmp_path_factory.mktemp("logs")
         for process in processes_of(deployment):
             processes.start(process, logs / f"{process.name}.log")

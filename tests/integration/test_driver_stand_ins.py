@@ -66,7 +66,7 @@ def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPa
         display = Display(State("test", len(outline.plan.points)), Console(file=(tmp_path / "said").open("a"), width=200))
         signals = SignalNote()
         started.append(LocalProcesses(stop_s=config.limits.stop_s, hurry=lambda: signals.hurry))
-        tasks = Tasks(bind_free(outline.plan, ports.reserve_all), outline.deployment, {})
+        tasks = Tasks(bind_free(outline.plan, ports.reserve_free), outline.deployment, {})
         made.append(Driver(tasks, RunFolder(tmp_path / "run"), display, started[-1], signals))
         made[-1].folder.path.mkdir(exist_ok=True)
         return made[-1]

@@ -103,7 +103,7 @@ def test_a_command_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["stdin", "TERM", "HUP"])
-def test_a_close_stdin_or_a_signal_ends_everything(guarded: Callable[..., Guarded], how: str) -> None:
+def test_a_closed_stdin_or_a_signal_ends_everything(guarded: Callable[..., Guarded], how: str) -> None:
     """Among it what left its session and its parent, as a daemon does."""
     running = guarded(
         """

@@ -141,11 +141,11 @@ def test_two_runs_that_start_together_get_ports_apart(make_config: MakeConfig, f
     """Nobody listens yet: only the claim tells the second run that the first is about to."""
     plan = build_plan(make_config({**ranges(first), "cluster.ports.http.last": first + 40}))
     with ReservedPorts() as others:
-        one, two = bind_free(plan, ports.reserve_all), bind_free(plan, others.reserve_all)
+        one, two = bind_free(plan, ports.reserve_free), bind_free(plan, others.reserve_free)
     used = [{port for e in d.sets[0].engines for port in ports_of(e)} for d in (one, two)]
     assert len(used[0]) == len(used[1]) == 4
     assert not used[0] & used[1]
-    assert {e.port for e in bind_free(plan, ports.reserve_all).sets[0].engines} == used[0]
+    assert {e.port for e in bind_free(plan, ports.reserve_free).sets[0].engines} == used[0]
 
 
 def ranges(first: int) -> dict[str, Any]:
@@ -164,20 +164,20 @@ def first() -> int:
 def test_ports_that_are_taken_are_passed_over(make_config: MakeConfig, first: int) -> None:
     plan = build_plan(make_config(ranges(first)))
     with socket.create_server(("127.0.0.1", first)), socket.create_server(("0.0.0.0", first + 3)):
-        bound = bind_free(plan, ports.reserve_all).sets[0]
+        bound = bind_free(plan, ports.reserve_free).sets[0]
     assert [e.port for e in bound.engines] == [first + n for n in (1, 2, 4, 5)]
     assert ports_of(bound.arms[0].routers[0]) == {first + 6, first + 7}
 
 
 def test_too_few_free_ports(make_config: MakeConfig, first: int) -> None:
     plan = build_plan(make_config({**ranges(first), "cluster.ports.http.last": first + 5}))
-    bind_free(plan, ports.reserve_all)
+    bind_free(plan, ports.reserve_free)
     ports.__exit__()
     with (
         socket.create_server(("127.0.0.1", first)),
         pytest.raises(ConfigError, match=f"cluster.ports.http={first}-{first + 5}: too few free ports on 127.0.0.1"),
     ):
-        bind_free(plan, ports.reserve_all)
+        bind_free(plan, ports.reserve_free)
 
 
 # --- programs
@@ -214,7 +214,7 @@ def probed(**parts: Any) -> str:
 
 
 def _processes(config: c.Config) -> Iterator[Process]:
-    bound = bind_free(build_plan(config), ports.reserve_all).sets[0]
+    bound = bind_free(build_plan(config), ports.reserve_free).sets[0]
     yield from (*bound.engines, *bound.arms[0].routers)
 
 

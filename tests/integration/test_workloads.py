@@ -93,7 +93,7 @@ def bench(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         timeout=120,
     )
     with ReservedPorts() as ports, LocalProcesses(stop_s=5.0) as processes:
-        deployment = bind_free(build_plan(config), ports.reserve_all)
+        deployment = bind_free(build_plan(config), ports.reserve_free)
         (process,) = deployment.sets[0].engines
         processes.start(process, folder / "engine.log")
         client = BenchClient(watch_over(config, processes, folder), deployment.client, folder / "client.log")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pdslurm.bench.trace import read_trace
+from pdslurm.bench.request_trace import read_trace
 from pdslurm.config import PromptClass, RampUp, Sweep, Workload
 
 # Each data set, and whether a sweep gives it input and output lengths: yes, no, or may (else they are as the file has them).

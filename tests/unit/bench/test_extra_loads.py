@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from pdslurm.bench import extra_loads
-from pdslurm.bench.trace import read_trace, seconds
+from pdslurm.bench.request_trace import read_trace, seconds
 
 TOKENS = numpy.arange(3, 1003)
 BIMODAL = [[0.9, 125, 64, 0.6], [0.1, 3000, 32, 0.0]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pdslurm.config import Config, Runtime, RuntimeKind
+from pdslurm.config import Runtime, RuntimeKind
 from pdslurm.errors import ConfigError, PreflightError
 from pdslurm.node.container import (
     Devices,
@@ -21,9 +21,6 @@ from pdslurm.node.container import (
     step_options,
     wrap,
 )
-from pdslurm.plan.checks import runtime as runtime_checks
-from pdslurm.plan.checks.configuration import problems
-from pdslurm.plan.mounts import Mount, mount_of
 
 ARGV = (
     "python3",
@@ -163,25 +160,6 @@ def test_a_label_never_is_a_pattern(run: str) -> None:
         wrap(runtime("docker"), ARGV, {}, run=run, name="x", mounts=[], devices=Devices(), stdin=False)
 
 
-@pytest.mark.parametrize(
-    ("text", "mount"),
-    [
-        ("/a", Mount("/a", "/a")),
-        ("/a:/b", Mount("/a", "/b")),
-        ("/a:/b:rw", Mount("/a", "/b")),
-        ("/a b:/c:ro", Mount("/a b", "/c", read_only=True)),
-    ],
-)
-def test_mounts(text: str, mount: Mount) -> None:
-    assert mount_of(text, RuntimeKind.docker) == mount
-
-
-@pytest.mark.parametrize("text", ["", "a", "a:/b", "/a:b", "/a:/b:rx", "/a:/b:ro:z", "/a:/b:"])
-def test_mounts_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"runtime\.mounts=.*: use /host"):
-        mount_of(text, RuntimeKind.docker)
-
-
 def test_pyxis_starts_the_step_inside() -> None:
     of = runtime("pyxis", image="/i.sqsh", mounts=["/models:/m:ro"], extra_args=["--container-remap-root"])
     assert step_options(of, ["/runs/a b"]) == (
@@ -201,34 +179,6 @@ def test_enroot_refuses_what_it_would_lose() -> None:
 def test_no_image() -> None:
     with pytest.raises(ConfigError, match=r"runtime\.image=None: runtime\.kind=docker needs an image"):
         wrapped(runtime("docker", image=None))
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "problem"),
-    [
-        ("bare", {}, "runtime.image=sha256:abc: runtime.kind=bare starts no container"),
-        ("bare", {"image": None}, None),
-        ("docker", {"image": None}, "runtime.image=null: runtime.kind=docker needs a reference or a path"),
-        ("docker", {"image": "registry/name:tag"}, None),
-        ("docker", {"image": "image.tar.gz"}, "looks like a file; give its path from / on"),
-        ("docker", {"image": "./image"}, "looks like a file; give its path from / on"),
-        ("apptainer", {"image": "name:tag"}, "apptainer needs a file"),
-        ("pyxis", {"image": "nvcr.io#org/name:tag"}, None),
-        ("pyxis", {"privileged": True}, "runtime.privileged=true: pyxis knows no such thing"),
-        ("pyxis", {"program": ["x"]}, "runtime.program=['x']: with pyxis it is srun"),
-        ("docker", {"mounts": ["x"]}, "runtime.mounts=x: use /host"),
-        ("docker", {"devices": ["gpu"]}, "runtime.devices=gpu: use paths in /dev, or the word nvidia"),
-        ("docker", {"devices": ["nvidia", "/dev/gdrdrv"]}, None),
-    ],
-)
-def test_findings(kind: str, fields: dict[str, Any], problem: str | None) -> None:
-    found = list(runtime_checks.problems(runtime(kind, **fields)))
-    assert len(found) == (problem is not None)
-    assert problem is None or problem in found[0]
-
-
-def test_findings_are_among_a_configurations_problems(make_config: Callable[..., Config]) -> None:
-    assert [p for p in problems(make_config({"runtime.kind": RuntimeKind.podman})) if p.startswith("runtime.image=null")]
 
 
 @pytest.mark.parametrize(

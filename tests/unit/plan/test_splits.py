@@ -54,7 +54,7 @@ def test_splits_beside_arms_are_refused(make_config: MakeConfig) -> None:
         with_splits(make_config({"splits": True, "arms": {"a": c.Topology(nodes=4, tensor_parallel=8)}}))
 
 
-def test_a_plan_with_a_search_tells_its_ladders_and_not_every_rung(make_config: MakeConfig) -> None:
+def test_a_plan_with_a_search_tells_its_sweeps_and_not_every_rate(make_config: MakeConfig) -> None:
     search = c.Search(lowest=1.0, highest=100.0, step=1.25, neighbours=1)
     config = with_splits(make_config({"splits": True, "workload.search": search, "workload.duration_s": 60.0,
                                       "slo": c.Slo("chat", ttft_ms=1000), "workload.repeats": 3}))  # fmt: skip

@@ -1,0 +1,1 @@
+"""Records with their statistics in; figures out."""
