@@ -200,7 +200,7 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
     assert modules.split() == [
-        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.result_files", "pdslurm.bench.request_trace",
+        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.request_trace", "pdslurm.bench.result_files",
         "pdslurm.errors", "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
     ]  # fmt: skip
     assert not set(map(str, SCRIPT.parents)) & set(path)
