@@ -389,7 +389,9 @@ def test_a_real_engine_dies_at_its_start(real: Callable[..., ClusterRun], fault:
 @pytest.mark.engine
 def test_a_real_engine_is_stuck_in_a_point_and_dies_in_another(real: Callable[..., ClusterRun], fault: Fault) -> None:
     point_s = 40
-    run = real(f"limits.point_s={point_s}", "workload.num_prompts=32", "workload.sweeps.concurrency.max_concurrency=[2]")
+    # a point takes several seconds, also on a fast machine: progress.json, from which its middle is known, is written every two
+    many = ("workload.num_prompts=96", "workload.prompts_per_concurrency=48")
+    run = real(f"limits.point_s={point_s}", *many, "workload.sweeps.concurrency.max_concurrency=[2]")
     run.wait_event("1/3 ", 200)
     began = run.when("1/3 ") or 0.0
     time.sleep(0.5)
