@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdslurm.config import Config, Device
-from pdslurm.measure import telemetry, timeline, transport, ttft, validity
+from pdslurm.config import Config, Device, Topology
+from pdslurm.measure import telemetry, timeline, transport, ttft
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.watch import Watch
 from pdslurm.node.gpu_states import states_during
@@ -21,6 +21,7 @@ from pdslurm.plan.points import expected_hit_rate
 from pdslurm.plan.tasks import Task
 from pdslurm.records.measurement import Measurement, metrics_of
 from pdslurm.records.run_folder import RunFolder
+from pdslurm.validity.checks import Demand, checks, reasons
 
 COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 
@@ -56,15 +57,15 @@ class Meter:
             path = self.folder.beside_raw(record, "timeline")
             timeline.write(path, samples, arm.engine_roles, result.get("began_s") or samples[0][0])
         wrong_way = transport.mismatches(over, self.config.cluster.network.transport.value)
-        checks = validity.checks(result, counted, demand_of(self.config, task, result), wrong_way)
-        reasons = validity.reasons(checks)
+        found = checks(result, counted, demand_of(self.config, task, result, counted["engines"]), wrong_way)
+        wrong = reasons(found)
         result.pop("spans", None)
         return dataclasses.replace(
             record,
             status="done" if result.get("completed") else "failed",
-            valid=not reasons,
-            invalid_reasons=reasons,
-            checks=checks,
+            valid=not wrong,
+            invalid_reasons=wrong,
+            checks=found,
             completed=result.get("completed"),
             failed=result.get("failed"),
             metrics=metrics_of(result),
@@ -101,11 +102,13 @@ class Meter:
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
 
 
-def demand_of(config: Config, task: Task, client: Mapping[str, Any]) -> validity.Demand:
-    """What checks compare a point with; of a point that ends by the clock the client tells how much it sent."""
+def demand_of(config: Config, task: Task, client: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) -> Demand:
+    """What the checks compare a point with. Of a point that ends by the clock the client tells how many requests it sent; engines
+    tell the dtype of their KV cache."""
     topology, point = task.arm.arm.topology, task.point
     router, workload = topology.router, config.workload
-    return validity.Demand(
+    return Demand(
+        **_kv(config, topology, engines),
         num_prompts=(client.get("asked") or 0) if point.duration_s else point.num_prompts,
         output_len=point.output_len,
         request_rate=point.request_rate,
@@ -114,7 +117,6 @@ def demand_of(config: Config, task: Task, client: Mapping[str, Any]) -> validity
         prefix_hit_rate=expected_hit_rate(workload, point),
         nixl=topology.moves_by_nixl,
         transport=config.cluster.network.transport.value,
-        kv=kv_size(config, topology, hf_config(config.model)) if topology.moves_by_nixl else None,
         policies={}  # attached: somebody else's router chooses by a policy that is not known
         if config.attach
         else {
@@ -124,6 +126,18 @@ def demand_of(config: Config, task: Task, client: Mapping[str, Any]) -> validity
         },
         gpus=config.cluster.device is Device.cuda,
     )
+
+
+def _kv(config: Config, topology: Topology, engines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of Demand that say how much KV a prompt has to move."""
+    if not topology.moves_by_nixl:
+        return {}
+    size = kv_size(config, topology, hf_config(config.model))
+    told = {engine.get("cache_dtype") for engine in engines.values() if engine["role"] == "decode"}
+    dtype = told.pop() if len(told) == 1 else None
+    each = size.bytes_per_token(dtype)
+    unknown = "" if each is not None else size.unknown or f"the cache's dtype {dtype} is unknown"
+    return {"kv_bytes_per_token": each, "kv_ranks": size.ranks, "kv_unknown": unknown}
 
 
 def ttft_telemetry(engines: Mapping[str, Any], client: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pdslurm.measure.health import get_many
 from pdslurm.plan.deployment import Process
+from pdslurm.validity.counters import total_of
 
 # Our name → the counter's names in vLLM versions we know, newest first. A name that no engine exposes gives None.
 ENGINE_COUNTERS: Mapping[str, tuple[str, ...]] = {
@@ -102,10 +103,3 @@ def cache_facts(sample: Sample) -> dict[str, Any]:
     labels = next((dict(labels) for (name, labels) in sample if name == ENGINE_INFO), {})
     block = labels.get("block_size", "")
     return {"block_size": int(block) if block.isdigit() else None, "cache_dtype": labels.get("cache_dtype")}
-
-
-def total_of(engines: Iterable[Mapping[str, Any]], counter: str) -> float | None:
-    """Over several engines; None as soon as one of them, or there is none, is unknown."""
-    values = [engine.get(counter) for engine in engines]
-    known = [v for v in values if v is not None]
-    return sum(known) if known and len(known) == len(values) else None

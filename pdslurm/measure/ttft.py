@@ -25,8 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pdslurm.measure.telemetry import total_of
 from pdslurm.records.measurement import TTFT_PARTS
+from pdslurm.validity.counters import total_of
 
 Engines = Mapping[str, Mapping[str, Any]]
 

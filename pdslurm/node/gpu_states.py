@@ -1,12 +1,11 @@
 """From what nvidia-smi prints to the state of each GPU: its clocks, what holds them down, and what slowed it during a point.
 
-`read_states` reads this node's GPUs before a point and after it; `states_during` joins the two; `slowdowns` says what was
-wrong."""
+`read_states` reads this node's GPUs before a point and after it; `states_during` joins the two."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pdslurm.node.gpus import number, query, rows
@@ -19,8 +18,6 @@ COUNTERS = {  # µs since the driver was loaded; older drivers do not know these
     "HW power brake": "clocks_event_reasons_counters.hw_power_brake_slowdown",
     "power cap": "clocks_event_reasons_counters.sw_power_cap",
 }
-FAULTS = ("SW thermal", "HW thermal", "HW power brake")  # a power cap is how a GPU under full load runs, on every arm alike
-MAX_SLOWED = 0.01  # of a point's time
 # nvmlClocksEventReasons in NVIDIA's NVML reference; drivers since 535 take the old name of the field too
 THROTTLE = {
     0x1: "idle", 0x2: "application clocks", 0x4: "power cap", 0x8: "HW slowdown", 0x10: "sync boost", 0x20: "SW thermal",
@@ -75,20 +72,6 @@ def _slowed_s(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     counted = [(name, before["slowed_us"].get(name), after["slowed_us"].get(name)) for name in after.get("slowed_us") or {}]
     known = {name: (now - then) / 1e6 for name, then, now in counted if then is not None and now is not None}
     return known or None
-
-
-def slowdowns(states: Sequence[Mapping[str, Any]], duration_s: float | None) -> Iterator[str]:
-    """One line for each GPU that heat or its power supply slowed, from what `states_during` gave. Where the driver counts no
-    time, what held the clocks before or after tells, which misses what came and went in between."""
-    for state in states:
-        counted, held = state["slowed_s"], {*(state["clocks_held_before"] or ()), *(state["clocks_held_by"] or ())}
-        for reason in FAULTS:
-            slowed = (counted or {}).get(reason)
-            if slowed is not None and duration_s and slowed > MAX_SLOWED * duration_s:
-                yield f"GPU {state['gpu']} was slowed by {reason} for {slowed:.2g} of {duration_s:.3g} s"
-            elif slowed is None and reason in held:
-                at = f" at {state['sm_mhz']} of {state['max_sm_mhz']} MHz" if state["sm_mhz"] else ""
-                yield f"GPU {state['gpu']} was slowed by {reason}{at}"
 
 
 # What follows reads this node's GPUs.

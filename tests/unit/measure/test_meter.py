@@ -27,7 +27,7 @@ def the_task(config: Config) -> Task:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({}, {"num_prompts": 10, "output_len": 32, "nixl": False, "kv": None, "prefix_hit_rate": 0.0, "gpus": True,
+        pytest.param({}, {"num_prompts": 10, "output_len": 32, "nixl": False, "prefix_hit_rate": 0.0, "gpus": True,
                      "even": True},
                      id="a plain arm"),
         pytest.param({"workload.dataset": "sharegpt", "workload.prefix_caching": True}, {"prefix_hit_rate": None},
@@ -44,12 +44,18 @@ def the_task(config: Config) -> Task:
 )  # fmt: skip
 def test_demand(make_config: MakeConfig, changes: dict[str, Any], expected: dict[str, Any]) -> None:
     config = make_config(changes)
-    found = vars(demand_of(config, the_task(config), {}))
+    found = vars(demand_of(config, the_task(config), {}, {}))
     assert {name: found[name] for name in expected} == expected
 
 
 def test_the_kv_size_is_the_decode_instances(make_config: MakeConfig) -> None:
     config = make_config({"topology.prefill": 1})
-    kv = demand_of(config, the_task(config), {}).kv
-    assert kv
-    assert (kv.ranks, kv.bytes_per_token("auto")) == (8, 8 * 27 * 576 * 2)
+    engines = {"engine0": {"role": "prefill", "cache_dtype": "fp8"}, "engine1": {"role": "decode", "cache_dtype": "auto"}}
+    found = demand_of(config, the_task(config), {}, engines)
+    assert (found.kv_ranks, found.kv_bytes_per_token, found.kv_unknown) == (8, 8 * 27 * 576 * 2, "")
+
+
+def test_the_kv_size_of_a_dtype_that_is_not_known(make_config: MakeConfig) -> None:
+    config = make_config({"topology.prefill": 1})
+    found = demand_of(config, the_task(config), {}, {"engine1": {"role": "decode", "cache_dtype": "fp8_ds_mla"}})
+    assert (found.kv_bytes_per_token, found.kv_unknown) == (None, "the cache's dtype fp8_ds_mla is unknown")

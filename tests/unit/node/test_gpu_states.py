@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdslurm.node.gpu_states import parse_states, slowdowns, states_during, throttle_reasons
+from pdslurm.node.gpu_states import parse_states, states_during, throttle_reasons
+from pdslurm.validity.clocks import slowdowns
 
 
 @pytest.mark.parametrize(

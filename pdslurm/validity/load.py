@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pdslurm.measure.telemetry import total_of
 from pdslurm.records.measurement import Check
+from pdslurm.validity.counters import total_of
 
 MAX_BUSY = 0.8  # of one core: the client is one thread, its mean hides the busiest second, and above this it answers late
 BUSY_FROM_S = 1.0  # a shorter measurement is little more than sending its requests, which is work

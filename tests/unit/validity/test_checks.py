@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from pdslurm.measure.load_validity import steady_state
 from pdslurm.measure.telemetry import ENGINE_COUNTERS
-from pdslurm.measure.validity import Demand, checks, reasons
-from pdslurm.plan.kv_size import KvSize
+from pdslurm.validity.checks import Demand, checks, reasons
+from pdslurm.validity.load import steady_state
 
 # 100 prompts of 512 tokens and 32 output tokens through 1 prefill and 2 decode instances, 4 requests a second for 25 s; the decode
 # instances have two ranks with blocks of 16 tokens, in which a token takes 1,000 bytes.
 DEMAND = Demand(
-    num_prompts=100, output_len=32, request_rate=4.0, nixl=True, transport="rdma", kv=KvSize(500.0, "bfloat16", 2),
+    num_prompts=100, output_len=32, request_rate=4.0, nixl=True, transport="rdma", kv_bytes_per_token=1000.0, kv_ranks=2,
     policies={"prefill": "round_robin", "decode": "round_robin", "both": "round_robin"}, gpus=True,
 )  # fmt: skip
 CLIENT = {
@@ -112,7 +111,7 @@ FAULTS = [  # planted, the check that has to catch it, what it says
                  "38,400,000 bytes of KV moved instead of 51,200,000", id="half the bytes of an instance"),
     pytest.param({"engines": {"*": {"block_size": 32}}, "client": {"prompt_blocks": {"32": 1_700}}}, "kv_bytes",
                  "51,200,000 bytes of KV moved instead of 54,400,000", id="a block too few now and then"),
-    pytest.param({"engines": {"*": {"cache_dtype": "fp8"}}}, "kv_bytes", "51,200,000 bytes of KV moved instead of 25,600,000",
+    pytest.param({"demand": {"kv_bytes_per_token": 500.0}}, "kv_bytes", "51,200,000 bytes of KV moved instead of 25,600,000",
                  id="bytes of another dtype"),
     pytest.param({"wrong_way": ("cluster.network.transport=rdma: engine1 fetched KV over tcp/eth0",)}, "transport",
                  "cluster.network.transport=rdma: engine1 fetched KV over tcp/eth0", id="TCP instead of RDMA"),
@@ -205,11 +204,11 @@ UNKNOWN = [
     pytest.param({"client": {"ordered_output_tokens": None}, "demand": {"output_len": 0}}, "output_tokens",
                  "no output length was ordered",
                  id="lengths as the data set has them"),
-    pytest.param({"demand": {"kv": None}}, "kv_bytes", "the model's KV size is unknown", id="no configuration of the model"),
-    pytest.param({"demand": {"kv": KvSize(None, "bfloat16", 1, "layers of several kinds")}}, "kv_bytes", "layers of several kinds",
+    pytest.param({"demand": {"kv_bytes_per_token": None}}, "kv_bytes", "the model's KV size is unknown",
+                 id="no configuration of the model"),
+    pytest.param({"demand": {"kv_bytes_per_token": None, "kv_unknown": "layers of several kinds"}}, "kv_bytes",
+                 "layers of several kinds",
                  id="an architecture that is not known"),
-    pytest.param({"engines": {"*": {"cache_dtype": "fp8_ds_mla"}}}, "kv_bytes", "the cache's dtype fp8_ds_mla is unknown",
-                 id="dtype"),
     pytest.param({"engines": {"engine1": {"block_size": 64}}}, "kv_bytes", "the engines do not tell one block size",
                  id="block sizes"),
     pytest.param({"engines": {"*": {"block_size": 48}}}, "kv_bytes",

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pdslurm.measure.load_validity import client_process, delivery, steady_state
-from pdslurm.measure.telemetry import total_of
-from pdslurm.node.gpu_states import slowdowns
-from pdslurm.plan.kv_size import KvSize
 from pdslurm.records.measurement import Check
+from pdslurm.validity.clocks import slowdowns
+from pdslurm.validity.counters import total_of
+from pdslurm.validity.load import client_process, delivery, steady_state
 
 MAX_TOKEN_DRIFT = 0.01  # random prompts and early stops move the token count a little
 MAX_KV_DRIFT = 0.01  # of the bytes; beside one block for each prompt token that client and engine count differently
@@ -35,7 +34,9 @@ class Demand:
     prefix_hit_rate: float | None = 0.0  # of prompt tokens, the most that can hit if the cache is empty before; None: not known
     nixl: bool = False  # KV has to move by NIXL
     transport: str = "any"
-    kv: KvSize | None = None
+    kv_bytes_per_token: float | None = None  # over all ranks of a decode instance, in the dtype that its engine tells
+    kv_ranks: int = 1  # of a decode instance: each fetches its own part
+    kv_unknown: str = ""  # why kv_bytes_per_token is not known
     policies: Mapping[str, str] = field(default_factory=dict)  # role → the router's policy among its instances
     gpus: bool = False
 
@@ -90,7 +91,7 @@ def nixl(client: Mapping[str, Any], totals: Mapping[str, Any], engines: Mapping[
     names = ("nixl_failed_transfers", "nixl_failed_notifications", "nixl_expired_requests", "nixl_late_notifications")
     if not demand.nixl:
         return Check("nixl", None, "no KV moves by NIXL in this arm")
-    done, moved, ranks = client.get("completed") or 0, totals["nixl_transfers"], demand.kv.ranks if demand.kv else 1
+    done, moved, ranks = client.get("completed") or 0, totals["nixl_transfers"], demand.kv_ranks
     bad = {name: [e[name] for e in engines.values() if e.get(name) is not None] for name in names}
     counted = {name: sum(values) if values else None for name, values in bad.items()}
     evidence = {"transfers": moved, "completed": done, "ranks": ranks, **counted}
@@ -112,12 +113,11 @@ def kv_bytes(client: Mapping[str, Any], engines: Mapping[str, Any], demand: Dema
     block, dtype = sizes.pop() if len(sizes) == 1 else (None, None)
     blocks = (client.get("prompt_blocks") or {}).get(str(block))
     moved, hits = total_of(decode, "nixl_bytes"), total_of(decode, "prefix_cache_hits")
-    each = demand.kv.bytes_per_token(dtype) if demand.kv else None
+    each = demand.kv_bytes_per_token
     evidence = {"moved": moved, "bytes_per_token": each, "block_size": block, "blocks": blocks, "cache_dtype": dtype}
     unknown = [
         "no KV moves by NIXL in this arm" if not demand.nixl else "",
-        demand.kv.unknown if demand.kv else "the model's KV size is unknown",
-        f"the cache's dtype {dtype} is unknown" if each is None else "",
+        (demand.kv_unknown or "the model's KV size is unknown") if each is None else "",
         "the engines do not tell one block size" if block is None else "",
         f"the client does not tell the prompts' lengths in blocks of {block}" if blocks is None else "",
         "bytes moved are unknown" if moved is None else "",
