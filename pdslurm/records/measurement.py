@@ -13,8 +13,8 @@ from typing import Any
 
 from pdslurm.errors import ResultsError
 
-SCHEMA_VERSION = 2  # 1 had no checks and no distributions; such a record is read as one that has none
-READABLE = (1, SCHEMA_VERSION)
+SCHEMA_VERSION = 3  # 1 had no checks and no distributions, 2 no demand; such a record is read as one that has none
+READABLE = (1, 2, SCHEMA_VERSION)
 # What `vllm bench serve` reports, under our names with units. Each latency has mean, std, p50, p90, p95, p99.
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99")
@@ -42,12 +42,14 @@ METRICS = (*THROUGHPUTS, *(f"{stat}_{what}_ms" for what in LATENCIES for stat in
 
 @dataclass(frozen=True)
 class Check:
-    """One question that a measurement has to answer before it may be used. `ok` is None where nothing could be known of it."""
+    """One question that a measurement has to answer before it may be used. `ok` is None where the question does not apply to the
+    arm or the load, or where the evidence for an answer is missing; in the second case `unverified` is true."""
 
     name: str
     ok: bool | None
     said: str  # what was found, in words; of a check that is not ok the reason why the measurement must not be used
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    unverified: bool = False  # the check is decisive for this arm and load, and the evidence that it needs is missing
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Measurement:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # bench_args, versions key, raw file
     error: str | None = None
     checks: tuple[Check, ...] = ()
+    demand: Mapping[str, Any] = field(default_factory=dict)  # what the point was to be: pdslurm.validity.demand.Demand as JSON
     distributions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # itl_ms: bin → tokens; see BINS_PER_DECADE
     schema_version: int = SCHEMA_VERSION
 

@@ -140,7 +140,7 @@ def test_files_beside_the_raw_one(tmp_path: Path) -> None:
     [
         ("", "JSONDecodeError"),
         ('{"schema_version": 1}', "KeyError: 'invalid_reasons'"),
-        ('{"schema_version": 99}', "schema_version=99, this pdslurm reads 1 to 2; use the version that wrote it"),
+        ('{"schema_version": 99}', "schema_version=99, this pdslurm reads 1 to 3; use the version that wrote it"),
         ('{"schema_version": 1, "invalid_reasons": [], "more": 1}', "TypeError"),
         ("[]", "TypeError"),
     ],
