@@ -21,8 +21,7 @@ def recheck(record: Measurement, requests: Requests | None) -> Measurement:
     kept = tuple(stored[check.name] if check.unverified and check.name in stored else check for check in made)
     kept += tuple(check for name, check in stored.items() if name not in names)
     if not record.valid and not stored and not any(check.unverified is False and check.ok is False for check in kept):
-        said = "; ".join(record.invalid_reasons) or "no reason is stored"
-        kept += (Check("stored", False, said),)
+        kept += tuple(Check("stored", False, said) for said in record.invalid_reasons or ("no reason is stored",))
     wrong = reasons(kept, strict=evidence.demand.strict)
     return replace(record, valid=not wrong, invalid_reasons=wrong, checks=kept)
 

@@ -90,8 +90,8 @@ def evidence(
     spans: Sequence[Sequence[float]] | None = SPANS,
     **telemetry: Any,
 ) -> Evidence:
-    """The good point with changes. `engines` changes counters by engine, "*" those of all; `spans` makes other requests of which the
-    client tells the truth, None leaves their file out."""
+    """The good point with changes. `engines` changes counters by engine, "*" those of all; `spans` makes other requests, of which
+    the client tells the truth; None leaves their file out."""
     told = good() | telemetry
     for name, changes in (engines or {}).items():
         for each in told["engines"] if name == "*" else [name]:
@@ -262,7 +262,8 @@ UNKNOWN = [
                  "the engines do not tell what they fetched KV over", id="transport"),
     pytest.param({"engines": {"engine1": {"requests": None}}}, "workers", "an instance does not tell how many requests it had",
                  id="workers"),
-    pytest.param({"engines": {"*": {"preemptions": None}}}, "preemptions", "an engine does not tell how many requests it threw out", id="preemptions"),
+    pytest.param({"engines": {"*": {"preemptions": None}}}, "preemptions",
+                 "an engine does not tell how many requests it threw out", id="preemptions"),
     pytest.param({"client": {"client_busy": None, "loop_lag_ms": None}}, "client",
                  "the client does not tell how busy and how late it was", id="client"),
     pytest.param({"engines": {"engine1": {"decode_time_s": None}}}, "delivery",
@@ -303,7 +304,8 @@ NOT_ASKED = [
     pytest.param({"demand": {"request_rate": None}}, "steady_state", "100 requests at once: a burst has no steady state",
                  id="a burst"),
     pytest.param({"demand": {"even": False}}, "steady_state", "the load is not meant to be steady", id="a ramp"),
-    pytest.param({"spans": [[i, i + 0.41] for i in range(7)], "demand": {"num_prompts": 7}, **FEW}, "steady_state", "7 requests are too few to tell", id="few requests"),
+    pytest.param({"spans": [[i, i + 0.41] for i in range(7)], "demand": {"num_prompts": 7}, **FEW}, "steady_state",
+                 "7 requests are too few to tell", id="few requests"),
     pytest.param({"gpus": {}, "demand": {"gpus": False}}, "clocks", "no GPU", id="a CPU"),
     pytest.param({"demand": {"stream": False}}, "delivery", "no token after the first, or none is seen", id="no stream"),
     pytest.param({"client": {"decode_tokens": 0}}, "delivery", "no token after the first, or none is seen", id="one token each"),
