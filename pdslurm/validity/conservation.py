@@ -167,6 +167,8 @@ def token_times(e: Evidence) -> Check:
     evidence = {"gaps": gaps, "tokens_after_the_first": tokens, "gaps_s": gaps * (mean_ms or 0) / 1000, "decode_s": decode_s}
     if not e.demand.stream or e.demand.output_len == 1 or tokens == 0:
         return not_asked("token_times", "no token after the first, or none is seen", evidence)
+    if e.completed != e.demand.num_prompts:
+        return not_asked("token_times", "not every request was answered", evidence)
     if not gaps or mean_ms is None or decode_s is None or tokens is None:
         return missing("token_times", "the times between tokens are not in the record", evidence)
     evidence["tokens_a_chunk"] = tokens / gaps
@@ -187,11 +189,12 @@ def duration(e: Evidence) -> Check:
         return missing("duration", NO_CLIENT if not e.client else "the client does not tell how long it measured")
     wrong, evidence = [], {"duration_s": lasted, "sending_s": e.client.get("sending_s"), "wall_s": e.wall_s}
     for rate, what in (("request_throughput", e.completed), ("output_throughput", e.client.get("total_output_tokens"))):
-        if what is not None and not _close(whole.get(rate), what / lasted):
+        if what is not None and whole.get(rate) is not None and not _close(whole[rate], what / lasted):
             wrong.append(f"{rate} {_number(whole.get(rate))} times {lasted:.5g} s is not {what:g}")
     both = (e.client.get("total_input_tokens") or 0) + (e.client.get("total_output_tokens") or 0)
-    if not _close(whole.get("total_token_throughput"), both / lasted):
-        wrong.append(f"total_token_throughput {_number(whole.get('total_token_throughput'))} times {lasted:.5g} s is not {both:g}")
+    total = whole.get("total_token_throughput")
+    if total is not None and not _close(total, both / lasted):
+        wrong.append(f"total_token_throughput {_number(total)} times {lasted:.5g} s is not {both:g}")
     if (sending := e.client.get("sending_s")) is not None and sending > lasted * (1 + ROUNDED):
         wrong.append(f"sending took {sending:.5g} s, longer than the whole measurement of {lasted:.5g} s")
     if e.wall_s and lasted > e.wall_s + ROUNDED:
@@ -280,8 +283,8 @@ def _of_role(role: str) -> str:
     return "the engines" if role == "both" else f"the {role} instances"
 
 
-def _close(have: float | None, want: float) -> bool:
-    return have is not None and abs(have - want) <= ROUNDED * abs(want)
+def _close(have: float, want: float) -> bool:
+    return abs(have - want) <= ROUNDED * abs(want)
 
 
 def _same(one: float | None, other: float | None) -> bool:
