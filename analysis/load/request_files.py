@@ -26,7 +26,7 @@ REDUCED = ("requests", "ok", "good", *(f"{what}_bins" for what in BINNED))
 
 def reduce(records: pd.DataFrame, slo: Slo | None) -> pd.DataFrame:
     """Columns REDUCED at the index of those `records` that have a file. `good`: requests that ended well within every bound, NaN
-    without an SLO or where a bounded latency is not known of a request that ended well; bins are None where no latency is known."""
+    without an SLO or where nothing shows a bounded latency; bins are None where no latency is known."""
     have = records["requests_file"].dropna()
     rows = [_reduced(read(Path(path)), slo) for path in have]
     return pd.DataFrame(rows, columns=list(REDUCED), index=have.index).astype({"good": float})
@@ -53,12 +53,15 @@ def _reduced(requests: Mapping[str, Column], slo: Slo | None) -> tuple[object, .
 
 
 def good_count(requests: Mapping[str, Column], slo: Slo | None) -> float:
-    """How many requests are good; NaN without an SLO, or where a latency that it limits is not known of one that ended well."""
+    """How many requests are good, by the rule of pdslurm.records.good_requests; NaN without an SLO, or where no request shows a
+    latency that it limits."""
     if not slo:
         return float("nan")
     ok, lengths = requests["ok"] == 1, requests["output_len"]
-    if any((np.isnan(requests[name]) & ok & ~is_exempt(name, lengths)).any() for name in slo):
-        return float("nan")
+    for name in slo:
+        has_it = ok & ~is_exempt(name, lengths)
+        if has_it.any() and np.isnan(requests[name][has_it]).all():
+            return float("nan")
     return float(is_good(requests, slo).sum())
 
 

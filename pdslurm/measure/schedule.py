@@ -215,8 +215,8 @@ class Schedule:
             return
         if SATURATED in record.point["sweeps"]:
             self.rate_per_s[record.arm, record.point["id"]] = record.metrics["request_throughput_per_s"] or 0.0
-        elif self.is_searching:
-            self.meets_slo[record.arm, record.point["id"]] = bool(self._meets_slo(record))
+        elif self.is_searching and (met := self._meets_slo(record)) is not None:
+            self.meets_slo[record.arm, record.point["id"]] = met
         setting = without_repeat(record.point["id"])
         for metric in self.workload.until.metrics:
             if (value := record.metrics.get(metric)) is not None:

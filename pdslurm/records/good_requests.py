@@ -39,9 +39,18 @@ def or_nan(value: Any) -> Any:
 
 
 def good_share(requests: Iterable[Mapping[str, float | None]], slo: Mapping[str, Any]) -> float | None:
-    """The share of good requests; None without any."""
-    good = [is_good(request, slo) for request in requests]
-    return sum(good) / len(good) if good else None
+    """The share of good requests; None without any, or where nothing shows a latency that the SLO limits."""
+    rows = list(requests)
+    if not rows or any(is_unseen(name, rows) for name in LIMITED if slo.get(name) is not None):
+        return None
+    return sum(is_good(request, slo) for request in rows) / len(rows)
+
+
+def is_unseen(name: str, requests: Iterable[Mapping[str, float | None]]) -> bool:
+    """Whether no request that was answered and has this latency shows it, as of whole answers without a stream: then nobody knows
+    how many are good. Where some show it, one that does not is not good."""
+    has_it = [request for request in requests if request["ok"] == 1 and not is_exempt(name, request["output_len"])]
+    return bool(has_it) and all(math.isnan(or_nan(request[name])) for request in has_it)
 
 
 def read_requests(path: Path) -> list[dict[str, float | None]]:

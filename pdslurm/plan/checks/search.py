@@ -70,6 +70,9 @@ def _slo(config: Config) -> Iterator[str]:
         yield f"slo.share={slo.share:g}: must lie above 0 and be at most 1"
     if config.workload.search.lowest is not None and slo.demands_nothing:
         yield "slo=none: workload.search looks for the rate at which an SLO is kept; choose slo=chat or set slo.ttft_ms"
+    for name in ("ttft_ms", "tpot_ms"):
+        if config.workload.search.lowest is not None and not config.workload.stream and getattr(slo, name) is not None:
+            yield f"slo.{name}={getattr(slo, name):g} with workload.stream=false: whole answers do not show it; limit slo.e2el_ms"
     for name in ("gpu_hours", "price_per_gpu_hour"):
         value = getattr(config.budget, name)
         if value is not None and value <= 0:

@@ -38,6 +38,10 @@ def test_the_share_of_good_requests() -> None:
     assert good_share([GOOD, GOOD, GOOD, late], SLO) == 0.75
     assert good_share([late], dict.fromkeys(SLO)) == 1.0
     assert good_share([], SLO) is None
+    unknown = {**GOOD, "ttft_ms": None}
+    assert good_share([GOOD, unknown], SLO) == 0.5, "what one request does not show is not good"
+    assert good_share([unknown, unknown], SLO) is None, "what no request shows is not known"
+    assert good_share([{**GOOD, "tpot_ms": None, "output_len": 1.0}], SLO) == 1.0
 
 
 def test_requests_are_read_with_what_is_unknown(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from analysis.load.frame import SETTING, load_runs, only
 from analysis.load.request_files import FINE, bins, good_count, reduce
 from analysis.stats import metrics, repeats, timeline
 from pdslurm.errors import ResultsError
+from pdslurm.records.good_requests import good_share
 from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS
 from tests.synthetic import Arm, Setting, record, write, write_csv
 from tests.synthetic import requests as made_up
@@ -41,15 +42,25 @@ def columns(**given: list[float]) -> dict[str, Any]:
         ({"ttft_ms": [100, 500, 501], "tpot_ms": [60, 50, 10]}, {"ttft_ms": 500.0, "tpot_ms": 50.0}, 1),
         ({"ttft_ms": [100, 100, 100], "ok": [1, 0, 1]}, {"ttft_ms": 500.0}, 2),
         ({"ttft_ms": [100, NAN], "ok": [1, 0]}, {"ttft_ms": 500.0}, 1),
-        ({"ttft_ms": [100, NAN]}, {"ttft_ms": 500.0}, NAN),
+        ({"ttft_ms": [100, NAN]}, {"ttft_ms": 500.0}, 1),
+        ({"ttft_ms": [NAN, NAN]}, {"ttft_ms": 500.0}, NAN),
         ({"tpot_ms": [NAN, 20], "output_len": [1, 8]}, {"tpot_ms": 50.0}, 2),
         ({"ttft_ms": [100]}, {}, NAN),
     ],
     ids=["a bound is kept at it", "every bound", "a failed one is not good", "of a failed one nothing need be known",
-         "unknown is not good, nor bad", "one token has no TPOT", "no SLO"],
+         "what one does not show is not good", "what none shows is not known",
+         "one token has no TPOT", "no SLO"],
 )  # fmt: skip
 def test_good_requests(given: dict[str, list[float]], bounds: slo.Slo, expected: float) -> None:
-    assert good_count(columns(**given), bounds) == pytest.approx(expected, nan_ok=True)
+    table = columns(**given)
+    assert good_count(table, bounds) == pytest.approx(expected, nan_ok=True)
+    if bounds:  # the driver's rule is the same one
+        rows = [
+            {name: None if np.isnan(column[i]) else float(column[i]) for name, column in table.items()}
+            for i in range(len(table["ok"]))
+        ]
+        share = good_share(rows, bounds)
+        assert (NAN if share is None else share * len(rows)) == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_request_file_is_read_and_reduced(tmp_path: Path) -> None:

@@ -431,6 +431,12 @@ def test_right_configurations_pass(make_config: MakeConfig, changes: dict[str, A
             id="search",
         ),
         pytest.param(
+            {"workload.search": c.Search(lowest=2.0, highest=4.0, neighbours=None), "workload.stream": False,
+             "workload.sweeps": {"s": c.Sweep([128], [32])}, "slo": c.Slo(tpot_ms=50.0, e2el_ms=900.0)},
+            ["slo.tpot_ms=50 with workload.stream=false: whole answers do not show it; limit slo.e2el_ms"],
+            id="an SLO on what whole answers do not show",
+        ),
+        pytest.param(
             {"slo": c.Slo(ttft_ms=0.0, share=1.1), "budget": c.Budget(gpu_hours=0.0, price_per_gpu_hour=-1.0)},
             [
                 "slo.ttft_ms=0: must be above 0, or null to demand nothing",
