@@ -188,9 +188,7 @@ def _checks(page: Page) -> Markup:
         for check in page.records[str(row.path)].checks:
             counts.setdefault(check.name, {}).setdefault(str(row.series), []).append(check)
     if not counts:
-        return tag(
-            "p", "These records carry no checks of their own: they were made by a pdslurm that wrote reasons only.", class_="soft"
-        )
+        return tag("p", "No measurement was finished, so that no check was made.", class_="soft")
     rows = [[name, *(_outcome(by_arm.get(arm, [])) for arm in arms)] for name, by_arm in counts.items()]
     return html_table(
         ["check", *arms], rows, caption="Checks passed, over all measurements; the evidence of each stands with its measurement"
@@ -198,18 +196,24 @@ def _checks(page: Page) -> Markup:
 
 
 def _outcome(checks: Sequence[Check]) -> Markup:
-    """How often one check was passed; where it never could be, what it said most often."""
-    if checks and all(check.ok is None for check in checks):
+    """How often one check was passed; where it never applied, what it said most often."""
+    if checks and all(check.ok is None and not check.unverified for check in checks):
         return tag("span", Counter(check.said for check in checks).most_common(1)[0][0], class_="soft")
-    return _tally([check.ok for check in checks])
+    return _tally(checks)
 
 
-def _tally(oks: Sequence[bool | None]) -> Markup:
-    passed, failed, unknown = oks.count(True), oks.count(False), oks.count(None)
-    parts: list[object] = [tag("span", f"{passed} of {len(oks)}", class_="good" if oks and passed == len(oks) else None)]
+def _tally(checks: Sequence[Check]) -> Markup:
+    """`20 of 21, 1 failed`: of the checks that apply, how many were passed, failed, or could not be made for want of evidence."""
+    asked = [check for check in checks if check.ok is not None or check.unverified]
+    passed, failed = (sum(check.ok is outcome for check in asked) for outcome in (True, False))
+    parts: list[object] = [tag("span", f"{passed} of {len(asked)}", class_="good" if passed == len(asked) else None)]
     parts += [tag("span", f", {failed} failed", class_="bad")] if failed else []
-    parts += [f", {unknown} unknown"] if unknown else []
-    return join(parts) if oks else Markup("-")
+    parts += [f", {len(asked) - passed - failed} unverified"] if passed + failed < len(asked) else []
+    return join(parts) if asked else Markup("-")
+
+
+def _in_words(check: Check) -> str:
+    return "unverified" if check.unverified else {True: "ok", False: "failed", None: "does not apply"}[check.ok]
 
 
 def measurements(page: Page) -> Markup:
@@ -257,10 +261,10 @@ def _measurement(page: Page, row: Row, *, embed: bool) -> Markup:
 def _check_details(record: Measurement, *, embed: bool) -> Markup:
     """The checks of one measurement with what each found."""
     if not embed or not record.checks:
-        return _tally([c.ok for c in record.checks])
-    rows = [[c.name, {True: "ok", False: "failed", None: "unknown"}[c.ok], c.said, pretty(c.evidence)] for c in record.checks]
+        return _tally(record.checks)
+    rows = [[c.name, _in_words(c), c.said, pretty(c.evidence)] for c in record.checks]
     return tag(
-        "details", tag("summary", _tally([c.ok for c in record.checks])),
+        "details", tag("summary", _tally(record.checks)),
         html_table(["check", "", "found", "evidence"], rows, caption="Checks of this measurement"),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ SLO = {"ttft_ms": 400.0, "tpot_ms": 40.0}
 SETTINGS = (
     *(Setting(input_len=n, prompts=30, sweep="input") for n in (512, 2048)),
     *(Setting(input_len=n, prompts=30, concurrency=1, sweep="floor") for n in (512, 2048)),
-    *(Setting(prompts=30, concurrency=c, sweep="load") for c in (4, 16)),
+    *(Setting(prompts=30, concurrency=c, sweep="load") for c in (4, 7)),
     *(Setting(prompts=30, rate=r, sweep="rate") for r in (1.0, 4.0, 16.0)),
 )
 NAMES = ["throughput", "request_throughput", "ttft", "itl", *NEEDS]
@@ -127,10 +127,10 @@ def test_latency_against_concurrency_is_of_all_requests_with_bootstrap_intervals
     found = axes(drawn, "latency_concurrency")
     assert [ax.get_title("left").split(",")[0] for ax in found] == ["Median", "Median", "95th percentile", "95th percentile"]
     assert [ax.get_ylabel().split(" ")[0] for ax in found] == ["TTFT", "E2E", "TTFT", "E2E"]
-    assert [tick.get_text() for tick in found[0].get_xticklabels()] == ["1", "4", "16", "∞"]
-    mine = frame[(frame["arm"] == "synthetic_1p3d") & (frame["max_concurrency"] == 16)]
+    assert [tick.get_text() for tick in found[0].get_xticklabels()] == ["1", "4", "7", "∞"]
+    mine = frame[(frame["arm"] == "synthetic_1p3d") & (frame["max_concurrency"] == 7)]
     ttft = np.concatenate([pd.read_csv(path)["ttft_ms"] for path in mine["requests_file"]])
-    (value,) = [y for x, y in points(found[0], "synthetic_1p3d") if x == 16]
+    (value,) = [y for x, y in points(found[0], "synthetic_1p3d") if x == 7]
     factor = 0.001 if "(s)" in found[0].get_ylabel() else 1
     assert value == pytest.approx(np.median(ttft) * factor, rel=0.03)
     assert (

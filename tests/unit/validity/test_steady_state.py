@@ -5,6 +5,7 @@ The bounds are loose: what a simulation of some hundred points gave (docs/validi
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,3 +127,12 @@ def test_a_bound_on_concurrency_that_holds_requests_back_is_noticed_the_sooner_t
         spans = [[1.04 * i / 10, 1.04 * i / 10 + 0.5] for i in range(n)]
         held.append(steady_state(spans, rate=10.0, concurrency=5).evidence["holds_rate"])
     assert held == [True, False]
+
+
+@pytest.mark.parametrize("moment", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_moment_that_is_no_number_is_not_called_steady(moment: float, which: int) -> None:
+    spans = [[i / 4, i / 4 + 0.4] for i in range(100)]
+    spans[50][which] = moment
+    found = steady_state(spans, rate=4.0, concurrency=None)
+    assert (found.ok, found.unverified) == (None, True)
