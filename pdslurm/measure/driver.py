@@ -50,6 +50,8 @@ class Outcome:
     skipped: int = 0
     failed: int = 0
     invalid: int = 0
+    valid_in_folder: int = 0  # measurements of this run and of earlier ones in its folder that are valid …
+    tried_in_folder: int = 0  # … of all that were tried there
     wall_s: float = 0.0
     measuring_s: float = 0.0
 
@@ -94,6 +96,7 @@ class Driver:
             finally:
                 self.state.enter("stopping")
                 self.outcome.wall_s = time.monotonic() - self.watch.began
+                self.outcome.valid_in_folder, self.outcome.tried_in_folder = self.folder.valid_of_tried()
                 self.journal.event("stopping")
                 if self.signals.received:
                     self.journal.display.line("stopping; the same signal once more kills everything at once")

@@ -77,12 +77,12 @@ class Meter:
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
-        deadline = self.watch.deadline(COUNTED_WITHIN_S)
+        deadline, due = self.watch.deadline(COUNTED_WITHIN_S), transfers_due(self.config, arm.arm.topology, completed)
         while True:
             after = self.watch.wait(lambda: telemetry.scrape(scraped))
             counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
             moved = counted["totals"]["nixl_transfers"]
-            if not arm.arm.topology.moves_by_nixl or moved is None or moved >= completed or deadline.is_over:
+            if not arm.arm.topology.moves_by_nixl or moved is None or moved >= due or deadline.is_over:
                 return counted
             self.watch.wait(lambda: time.sleep(0.2))
 
@@ -100,6 +100,11 @@ class Meter:
         for started in self.processes.running:
             logs.get(started.process.name.partition("-part")[0], []).append(started.log)
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
+
+
+def transfers_due(config: Config, topology: Topology, completed: int) -> int:
+    """Transfers that engines count once the KV of so many requests has moved: each rank of a decode instance fetches its own."""
+    return completed * kv_size(config, topology, {}).ranks
 
 
 def demand_of(config: Config, task: Task, client: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) -> Demand:

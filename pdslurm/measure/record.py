@@ -27,6 +27,7 @@ def blank_record(folder: RunFolder, config: Config, versions: Mapping[str, str |
     }
     provenance = {
         "bench_args": list(task.args),
+        "tries": folder.tries(arm.name, point.id, task.key) + 1,
         "raw": f"{folder.raw_name(arm.name, point.id, task.key)}.json.gz",
         "versions": dict(versions),
         "cautions": cautions(config),

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from pdslurm.config import PromptClass, Ramp, RampUp, Sweep, Trace, Workload
-from pdslurm.plan.points import Point, expected_hit_rate, point_seed, points_of, ramp_requests, typical_lengths
+from pdslurm.plan.points import (
+    Point,
+    expected_hit_rate,
+    point_seed,
+    points_of,
+    ramp_requests,
+    rate_sweeps,
+    tried_again,
+    typical_lengths,
+)
 
 PANELS = Workload(
     name="two panels",
@@ -213,6 +222,23 @@ def test_requests_of_a_ramp_take_the_time(shape: Ramp, start: int, end: int) -> 
     shares = [i / (n - 1) for i in range(n)]
     rates = [start + (end - start) * x if shape is Ramp.linear else start * (end / start) ** x for x in shares]
     assert sum(1 / rate for rate in rates) == pytest.approx(1000.0, rel=0.002)
+
+
+def test_a_rate_sweep_has_one_concurrency() -> None:
+    points = points_of(of(sweeps={"s": Sweep([64], [128], [1.0, 2.0], [4, None])}), seed=0)
+    swept = rate_sweeps(points)
+    assert {which for which, _ in swept} == {(64, 128, "random", 4), (64, 128, "random", None)}
+    assert all([p.request_rate for p in sweep] == [1.0, 2.0] for sweep in swept.values())
+
+
+def test_a_try_again_sends_something_else_and_stays_the_same_point() -> None:
+    (point,) = points_of(of(repeats=1, sweeps={"s": Sweep([64], [128])}), seed=0)
+    tries = [tried_again(point, n) for n in range(4)]
+    assert tries[0] == point
+    assert len({p.seed for p in tries}) == 4
+    assert {p.id for p in tries} == {point.id}
+    assert {replace(p, seed=0) for p in tries} == {replace(point, seed=0)}
+    assert tried_again(point, 2) == tries[2], "the same on every run"
 
 
 def test_a_warm_up_is_the_same_load_at_once_with_other_prompts() -> None:
