@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pdslurm.config import PromptClass, Ramp, RampUp, Sweep, Trace, Workload
+from pdslurm.config import PromptClass, Ramp, RampUp, Search, Sweep, Trace, Workload
 from pdslurm.plan.points import (
     Point,
     expected_hit_rate,
@@ -19,7 +19,9 @@ from pdslurm.plan.points import (
     rate_sweeps,
     tried_again,
     typical_lengths,
+    warm_ups,
 )
+from pdslurm.records.split_ratio import SATURATED
 
 PANELS = Workload(
     name="two panels",
@@ -247,6 +249,36 @@ def test_a_warm_up_is_the_same_load_at_once_with_other_prompts() -> None:
     assert (before.num_prompts, before.duration_s, before.request_rate, before.paced) == (8, None, None, False)
     assert (before.input_len, before.max_concurrency, before.mix) == (point.input_len, 4, point.mix)
     assert before.seed not in {p.seed for p in points_of(of(repeats=50), seed=0)}
+
+
+def test_a_warm_up_has_every_length_of_the_points_and_their_longest_answer() -> None:
+    points = points_of(replace(PANELS), seed=0)
+    loads = warm_ups(points, 1, 100)
+    assert {(p.input_len, p.output_len) for p in loads} == {(p.input_len, p.output_len) for p in points}
+    assert max(p.output_len for p in loads) == 4096
+    assert {p.num_prompts for p in loads} == {13}, "100 over eight loads, rounded up"
+    assert not {p.seed for p in loads} & {p.seed for p in points}
+    assert {p.seed for p in loads}.isdisjoint(p.seed for p in warm_ups(points, 2, 100)), "other prompts when a router starts again"
+    assert warm_ups(points, 1, 0) == ()
+
+
+def test_a_search_is_warmed_by_whole_answers_once_for_all_rates() -> None:
+    search = Search(lowest=1.0, highest=8.0, neighbours=1)
+    points = points_of(of(search=search, sweeps={"s": Sweep([64], [128])}), seed=0)
+    assert (points[0].output_len, points[0].sweeps) == (1, (SATURATED,))
+    (load,) = warm_ups(points, 0, 16)
+    assert (load.output_len, load.num_prompts, load.request_rate) == (128, 16, None)
+
+
+def test_a_closed_loop_is_warmed_at_its_most_in_flight() -> None:
+    points = points_of(of(sweeps={"s": Sweep([64], [128], max_concurrency=[1, 8, 4])}), seed=0)
+    assert [p.max_concurrency for p in warm_ups(points, 0, 16)] == [8]
+
+
+def test_mixes_are_warmed_each() -> None:
+    mixes = {str(n): Sweep(mix={"a": PromptClass(1.0, n, 8)}) for n in (64, 128)}
+    points = points_of(of(dataset="mix", sweeps=mixes), seed=0)
+    assert [p.mix[0][1] for p in warm_ups(points, 0, 16)] == [64, 128]
 
 
 @pytest.mark.parametrize(
