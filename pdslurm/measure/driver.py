@@ -22,6 +22,7 @@ from pdslurm.errors import (
     PointFailed,
     ProcessDied,
     ResultsError,
+    UnknownEngine,
 )
 from pdslurm.measure import transport, warm_up
 from pdslurm.measure.bench_client import BenchClient
@@ -224,7 +225,7 @@ class Driver:
         self.folder.save(dataclasses.replace(record, wall_s=round(wall, 3)))
         self.schedule.take(task, record)
         self._account(record, wall)
-        if isinstance(error, ResultsError | ProcessDied):
+        if isinstance(error, ResultsError | ProcessDied | UnknownEngine):
             raise error
         if isinstance(error, NotReady):
             self._after_timeout(error)
