@@ -3,6 +3,7 @@
 PdslurmError
 ├── ConfigError        the configuration cannot be run; lists every problem found
 ├── PreflightError     this machine or the engine's environment cannot run the plan
+├── UnknownEngine      the engine's benchmark is not as pdslurm knows it
 ├── ProcessDied        an engine, router or client ended by itself
 ├── NotReady           a process did not answer before its deadline
 ├── PointFailed        one point could not be measured; the others go on
@@ -44,6 +45,12 @@ class PreflightError(PdslurmError):
     def __init__(self, findings: Sequence[str]) -> None:
         self.findings = tuple(findings)
         super().__init__("preflight failed; no engine was started\n" + "\n".join(f"  - {f}" for f in findings))
+
+
+class UnknownEngine(PdslurmError):
+    """vLLM's benchmark has changed where pdslurm's client takes hold of it; one line says what is missing."""
+
+    exit_code = 3
 
 
 class ProcessDied(PdslurmError):

@@ -14,6 +14,35 @@ FILES = {
     "vllm/benchmarks/__init__.py": "",
     "vllm/benchmarks/lib/__init__.py": "",
     "vllm/benchmarks/lib/endpoint_request_func.py": """
+        from dataclasses import dataclass, field
+        from typing import Any
+        @dataclass
+        class RequestFuncInput:
+            prompt: Any
+            api_url: str
+            prompt_len: int
+            output_len: int
+            model: str
+            model_name: Any = None
+            logprobs: Any = None
+            extra_headers: Any = None
+            extra_body: Any = None
+            ignore_eos: bool = False
+            request_id: Any = None
+        @dataclass
+        class RequestFuncOutput:
+            generated_text: str = ""
+            success: bool = False
+            latency: float = 0.0
+            output_tokens: int = 0
+            ttft: float = 0.0
+            itl: list = field(default_factory=list)
+            prompt_len: int = 0
+            error: str = ""
+            start_time: float = 0.0
+        async def async_request_openai_completions(request_func_input, session, pbar=None):
+            raise NotImplementedError
+        ASYNC_REQUEST_FUNCS = {"vllm": async_request_openai_completions}
         class StreamedResponseHandler:
             def __init__(self):
                 self.buffer = ""
@@ -25,10 +54,24 @@ FILES = {
                 self.buffer = rest
                 return [done]
         """,
+    "vllm/benchmarks/datasets.py": """
+        from dataclasses import dataclass
+        from typing import Any
+        @dataclass
+        class SampleRequest:
+            prompt: Any
+            prompt_len: int
+            expected_output_len: int = 0
+            request_id: Any = None
+        """,
     "vllm/benchmarks/serve.py": """
         import asyncio, math, os, random, sys, time
         from types import SimpleNamespace
+        from vllm.benchmarks.lib.endpoint_request_func import ASYNC_REQUEST_FUNCS
         tqdm = None
+        async def get_request(input_requests, request_rate, burstiness=1.0):
+            for request in input_requests:
+                yield request, request_rate
         def add_cli_args(parser):
             for name in ("model", "tokenizer", "tokenizer-mode", "dataset-name", "base-url", "host", "label", "behave", "backend",
                          "endpoint", "served-model-name", "percentile-metrics", "metric-percentiles"):

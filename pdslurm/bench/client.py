@@ -1,12 +1,13 @@
 """The long-lived benchmark client: JSON commands in by stdin, JSON events out by stdout, `vllm bench serve` in between.
 
-Runs by itself in the engine's environment, which has nothing of pdslurm: of it the client takes only three files that
+Runs by itself in the engine's environment, which has nothing of pdslurm: of it the client takes only files that
 need no more than it has. Importing vLLM costs 10-40 s; here it is paid once instead of once a point.
 
     {"do": "prepare", "args": [...]}                   make a point's prompts ahead, while engines load
     {"do": "run", "args": [...], "raw": PATH.json.gz, "requests": PATH.csv.gz}  measure; both paths may be null
 
-`args` are those of `vllm bench serve` and of extra_loads. Events: ready, progress, prepared, result, error."""
+`args` are those of `vllm bench serve` and of extra_loads. Events: ready, progress, prepared, result, error; and refused,
+by a vLLM that is not as it was."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from typing import Any, TextIO
 ROOT = str(Path(__file__).parents[2])
 if not __package__:  # run by itself; afterwards nothing here may stand in front of what vLLM imports
     sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
-from pdslurm.bench import extra_loads, result_files  # noqa: E402
+from pdslurm.bench import extra_loads, result_files, seams  # noqa: E402
 
 if not __package__:
     sys.path.remove(ROOT)
@@ -77,11 +78,8 @@ class Progress:
 def mend_stream_parser() -> None:
     """vLLM's client strips every network chunk, so that one which ends after "data: " loses the blank, the next message no longer
     starts with "data: " and a good answer counts as failed (seen once in 240 requests through the router). Puts the blank back."""
-    from vllm.benchmarks.lib import endpoint_request_func as module
+    from vllm.benchmarks.lib.endpoint_request_func import StreamedResponseHandler as handler
 
-    handler = getattr(module, "StreamedResponseHandler", None)
-    if handler is None:
-        return
     add_chunk = handler.add_chunk
 
     def mended(self: Any, chunk: bytes) -> Any:
@@ -101,6 +99,8 @@ class Client:
     """Parses arguments as `vllm bench serve` does and keeps prepared prompts by the arguments that they depend on."""
 
     def __init__(self, events: TextIO) -> None:
+        """Raises SeamError where this vLLM has not what is taken from it."""
+        seams.check(seams.imported())
         import numpy
         from vllm.benchmarks import serve
         from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -150,6 +150,7 @@ class Client:
         cpu, start = cpu_s(), time.monotonic()
         with sending.in_place(self.serve):
             result: dict[str, Any] = asyncio.run(with_lag_sampled(self.serve.main_async(args)))
+        seams.check_result(result)
         result["client_wall_s"], result["client_cpu_s"] = time.monotonic() - start, cpu_s() - cpu
         gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
         gc.collect()
@@ -239,11 +240,18 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # stdin's end is seen only after a point
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    client = Client(events)
+    try:
+        client = Client(events)
+    except seams.SeamError as error:
+        emit(events, event="refused", error=str(error))
+        sys.stdin.read()  # whoever started this process is to read the line, not to find that it died
+        return
     emit(events, event="ready", pid=os.getpid())
     for line in sys.stdin:
         try:
             emit(events, **carry_out(client, json.loads(line)))
+        except seams.SeamError as error:
+            emit(events, event="refused", error=str(error))
         except (Exception, SystemExit) as error:  # argparse exits on a bad argument; the client must outlive a bad point
             traceback.print_exc()
             emit(events, event="error", error=f"{type(error).__name__}: {error}")

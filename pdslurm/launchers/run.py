@@ -157,5 +157,6 @@ def closing_line(outcome: Outcome, path: Path) -> str:
     parts += [f"{outcome.skipped} done before"] if outcome.skipped else []
     parts += [f"{outcome.failed} FAILED"] if outcome.failed else []
     parts += [f"{outcome.invalid} INVALID"] if outcome.invalid else []
+    parts += [f"{outcome.valid_in_folder} valid of {outcome.tried_in_folder} tried"] if outcome.tried_in_folder else []
     share = f", {outcome.measuring_s / outcome.wall_s:.0%} of it measuring" if outcome.measured and outcome.wall_s else ""
     return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{share}; results in {path}"

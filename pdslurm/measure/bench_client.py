@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pdslurm.errors import NotReady, PointFailed
+from pdslurm.errors import NotReady, PointFailed, UnknownEngine
 from pdslurm.measure.progress import State
 from pdslurm.measure.watch import Deadline, Watch
 from pdslurm.node.processes import Running
@@ -48,10 +48,10 @@ class BenchClient:
         self.commands.put(json.dumps(command).encode() + b"\n")
 
     def _next(self, deadline: Deadline) -> dict[str, Any]:
-        """The next event. Raises what the watch raises, or NotReady at the deadline."""
+        """The next event. Raises what the watch raises, UnknownEngine, or NotReady at the deadline."""
         while True:
             with contextlib.suppress(queue.Empty):
-                return self.events.get(timeout=0.1)
+                return _unless_refused(self.events.get(timeout=0.1))
             self.watch.tick()
             if deadline.is_over:
                 raise NotReady(f"the benchmark client gave no answer in time; its log: {self.running.log}")
@@ -62,10 +62,11 @@ class BenchClient:
         self.owed += 1
 
     def is_idle(self) -> bool:
-        """Whether it has imported vLLM and made every prompt that it was asked for; asks nobody and waits for nothing."""
+        """Whether it has imported vLLM and made every prompt that it was asked for; asks nobody and waits for nothing. Raises
+        UnknownEngine."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self._note(self.events.get_nowait())
+                self._note(_unless_refused(self.events.get_nowait()))
         return self.is_ready and not self.owed
 
     def settle(self, timeout_s: float) -> None:
@@ -106,3 +107,10 @@ class BenchClient:
 
     def stop(self) -> None:
         self.watch.processes.stop([self.running])
+
+
+def _unless_refused(event: dict[str, Any]) -> dict[str, Any]:
+    """The event. Raises UnknownEngine where it says that this vLLM cannot be measured with."""
+    if event["event"] == "refused":
+        raise UnknownEngine(event["error"])
+    return event

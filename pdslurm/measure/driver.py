@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pdslurm.errors import (
     AllocationEnding,
@@ -21,6 +22,7 @@ from pdslurm.errors import (
     PointFailed,
     ProcessDied,
     ResultsError,
+    UnknownEngine,
 )
 from pdslurm.measure import warm_up
 from pdslurm.measure.bench_client import BenchClient
@@ -33,14 +35,12 @@ from pdslurm.measure.schedule import Schedule, Turn
 from pdslurm.measure.watch import Watch
 from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import Processes
-from pdslurm.plan.deployment import BoundArm, BoundSet, Process
+from pdslurm.plan.deployment import BoundSet, Process
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
 from pdslurm.validity.kv_path import mismatches
-
-WARM_AGAIN = 8  # prompts for each engine when an arm's router is started again over engines that are warm
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Outcome:
     skipped: int = 0
     failed: int = 0
     invalid: int = 0
+    valid_in_folder: int = 0  # measurements of this run and of earlier ones in its folder that are valid …
+    tried_in_folder: int = 0  # … of all that were tried there
     wall_s: float = 0.0
     measuring_s: float = 0.0
 
@@ -76,6 +78,7 @@ class Driver:
         self.watch = Watch(self.config, plan.gpus, processes, signals, self.journal)
         self.meter = Meter(self.config, folder, self.watch)
         self.client: BenchClient | None = None
+        self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
 
     # --- the run
 
@@ -95,6 +98,7 @@ class Driver:
             finally:
                 self.state.enter("stopping")
                 self.outcome.wall_s = time.monotonic() - self.watch.began
+                self.outcome.valid_in_folder, self.outcome.tried_in_folder = self.folder.valid_of_tried()
                 self.journal.event("stopping")
                 if self.signals.received:
                     self.journal.display.line("stopping; the same signal once more kills everything at once")
@@ -164,7 +168,7 @@ class Driver:
             if urls:
                 self._wait_ready(poll, list(urls), "the router")
             self.state.enter("warming up", arm.arm.name)
-            self._warm(arm, engines, whole=turn.is_first)
+            self._warm(bound, turn, engines)
             for reason in mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
                 self.journal.say(f"{arm.arm.name}: its points will be INVALID: {reason}")
             self.client.settle(self.config.limits.point_s)
@@ -173,29 +177,33 @@ class Driver:
                 self._run_task(task, engines)
         self.processes.stop([r for r in self.processes.running if r.process.kind == "router"])
 
-    def _warm(self, arm: BoundArm, engines: Sequence[Process], *, whole: bool) -> None:
-        """Every prefill × decode pair of each group, one request through the router, then the workload's warm-up prompts. `whole`
-        is false for engines that have served this arm before: a few prompts for each will do."""
+    def _warm(self, bound: BoundSet, turn: Turn, engines: Sequence[Process]) -> None:
+        """Every pair of a prefill and a decode rank of each group, one request through the router, then the plan's warm-up, which
+        is the same for every arm; notes it for the records."""
+        arm, started_at = turn.arm, datetime.now(UTC).isoformat(timespec="milliseconds")
         timeout = self.config.limits.start_s
         how = warm_up.RequestOptions(self.config.model.name, self.api_key, timeout)
+        ranks = {f"engine{n}": instance.data_parallel for n, instance in enumerate(bound.set.instances)}
         if arm.arm.topology.moves_by_nixl:
             for group in range(arm.arm.topology.route):
                 members = [e for e in engines if e.group == group]
-                by_role = {
-                    role: [str(e.url) for e in members if arm.engine_roles[e.name] == role] for role in ("prefill", "decode")
-                }
-                self.watch.wait(lambda r=by_role: warm_up.warm_pairs(r["prefill"], r["decode"], how))  # type: ignore[misc]
+                prefill, decode = (
+                    [warm_up.Instance(str(e.url), ranks.get(e.name, 1)) for e in members if arm.engine_roles[e.name] == role]
+                    for role in ("prefill", "decode")
+                )
+                _, placing = self.watch.wait(lambda p=prefill, d=decode: warm_up.warm_pairs(p, d, how))  # type: ignore[misc]
+                for url in placing:
+                    self.journal.say(f"{url} takes no {warm_up.RANK_HEADER}, so its pairs of ranks are warmed by chance")
         self.watch.wait(lambda: warm_up.complete(arm.base_url, how, salt=0))
-        prompts = self.config.workload.warmup_prompts
-        if not whole:
-            prompts = min(prompts, WARM_AGAIN * len(engines))
-        if prompts:
-            assert self.client
-            args = self.tasks.deployment.bench_args(arm, self.points[0].warm_up(prompts))
+        assert self.client
+        sent = []
+        for load in self.tasks.deployment.plan.warm_up(turn.repeats[0], whole=turn.is_first):
             try:
-                self.client.run(args, None, timeout_s=timeout)
+                result = self.client.run(self.tasks.deployment.bench_args(arm, load), None, timeout_s=timeout)
             except PointFailed as error:
                 raise NotReady(f"{arm.arm.name}: the warm-up failed: {error}\n{log_tail(self.client.running.log)}") from error
+            sent.append(warm_up.sent_json(load, result.get("completed")))
+        self.warm_up = {"started_at": started_at, "whole": turn.is_first, "sent": sent}
 
     # --- one point
 
@@ -205,7 +213,7 @@ class Driver:
         self.state.requests_done, self.state.requests_total = 0, task.point.num_prompts
         began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
         error: PdslurmError | None = None
-        record = blank_record(self.folder, self.config, self.tasks.versions, task, started_at)
+        record = blank_record(self.folder, self.config, self.tasks.versions, task, started_at, self.warm_up)
         try:
             assert self.client
             record = self.meter.measure(self.client, record, task, engines)
@@ -218,7 +226,7 @@ class Driver:
         self.folder.save(dataclasses.replace(record, wall_s=round(wall, 3)))
         self.schedule.take(task, record)
         self._account(record, wall)
-        if isinstance(error, ResultsError | ProcessDied):
+        if isinstance(error, ResultsError | ProcessDied | UnknownEngine):
             raise error
         if isinstance(error, NotReady):
             self._after_timeout(error)

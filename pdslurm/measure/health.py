@@ -22,9 +22,11 @@ def get(url: str, *, timeout_s: float = 5.0, api_key: str | None = None) -> tupl
     return _open(urllib.request.Request(url, headers=headers), timeout_s)
 
 
-def post_json(url: str, value: Any, *, timeout_s: float, api_key: str | None = None) -> tuple[int, str]:
+def post_json(
+    url: str, value: Any, *, timeout_s: float, api_key: str | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Status and body of a POST. Raises OSError when nobody answers in time."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    headers = {**(headers or {}), "Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     request = urllib.request.Request(url, json.dumps(value).encode(), headers)
     return _open(request, timeout_s)
 

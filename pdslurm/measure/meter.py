@@ -79,11 +79,11 @@ class Meter:
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
-        deadline = self.watch.deadline(COUNTED_WITHIN_S)
+        deadline, due = self.watch.deadline(COUNTED_WITHIN_S), transfers_due(self.config, arm.arm.topology, completed)
         while True:
             after = self.watch.wait(lambda: telemetry.scrape(scraped))
             counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
-            if deadline.is_over or _is_all_counted(counted, completed, moves=arm.arm.topology.moves_by_nixl):
+            if deadline.is_over or _is_all_counted(counted, completed, due if arm.arm.topology.moves_by_nixl else 0):
                 return counted
             self.watch.wait(lambda: time.sleep(0.2))
 
@@ -103,12 +103,17 @@ class Meter:
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
 
 
-def _is_all_counted(counted: Mapping[str, Any], completed: int, *, moves: bool) -> bool:
-    """Whether engines have counted every request, and every transfer where KV moves; what they do not tell is not waited for."""
+def _is_all_counted(counted: Mapping[str, Any], completed: int, transfers: int) -> bool:
+    """Whether engines have counted every request and so many transfers; what they do not tell is not waited for."""
     engines = counted["engines"].values()
     by_role = [total_of([e for e in engines if e["role"] == role], "requests") for role in {e["role"] for e in engines}]
-    waited_for = [*by_role, counted["totals"]["nixl_transfers"] if moves else None]
-    return all(count is None or count >= completed for count in waited_for)
+    moved = counted["totals"]["nixl_transfers"]
+    return all(count is None or count >= completed for count in by_role) and (moved is None or moved >= transfers)
+
+
+def transfers_due(config: Config, topology: Topology, completed: int) -> int:
+    """Transfers that engines count once the KV of so many requests has moved: each rank of a decode instance fetches its own."""
+    return completed * kv_size(config, topology, {}).ranks
 
 
 def demand_of(config: Config, task: Task, client: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) -> Demand:

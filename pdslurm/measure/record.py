@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pdslurm.config import Config
 from pdslurm.node.provenance import cautions
@@ -12,8 +13,15 @@ from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 
 
-def blank_record(folder: RunFolder, config: Config, versions: Mapping[str, str | None], task: Task, started_at: str) -> Measurement:
-    """`started_at` is ISO 8601 in UTC. A record is failed until it is measured."""
+def blank_record(
+    folder: RunFolder,
+    config: Config,
+    versions: Mapping[str, str | None],
+    task: Task,
+    started_at: str,
+    warm_up: Mapping[str, Any] | None = None,
+) -> Measurement:
+    """`started_at` is ISO 8601 in UTC, `warm_up` what its arm was warmed by. A record is failed until it is measured."""
     arm, point = task.arm.arm, task.point
     roles = list(arm.roles)
     info = {
@@ -27,8 +35,10 @@ def blank_record(folder: RunFolder, config: Config, versions: Mapping[str, str |
     }
     provenance = {
         "bench_args": list(task.args),
+        "tries": folder.tries(arm.name, point.id, task.key) + 1,
         "raw": f"{folder.raw_name(arm.name, point.id, task.key)}.json.gz",
         "versions": dict(versions),
+        "warm_up": dict(warm_up or {}),
         "cautions": cautions(config),
     }
     return Measurement(

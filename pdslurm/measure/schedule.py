@@ -98,7 +98,12 @@ class Schedule:
         """What this arm still has to measure, in its order; each task is decided on when it is asked for, so that one which became
         unnecessary is passed over."""
         points = self._open_rates(arm, repeats) if self.is_searching else self._open_points(arm, repeats)
-        yield from (self.tasks.of(arm, point) for point in points)
+        yield from (self._task(arm, point) for point in points)
+
+    def _task(self, arm: BoundArm, point: Point) -> Task:
+        """The point on the arm, with another seed for every invalid measurement that there is of it."""
+        task = self.tasks.of(arm, point)
+        return self.tasks.again(task, self.folder.tries(arm.arm.name, point.id, task.key))
 
     def _open_points(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
         for point in self.points:
@@ -132,7 +137,7 @@ class Schedule:
         ]
         for _, _, _, point in sorted(candidates, key=lambda each: each[:3]):
             if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
-                yield self.tasks.of(arm, point)
+                yield self._task(arm, point)
 
     def _next_rate(self, arm: BoundArm, which: RateSweep, repeat: int, sweep: Sequence[Point]) -> Point | None:
         """The point at the rate to measure next; None where the answer is known, or does not matter."""

@@ -28,7 +28,8 @@ def _set(config: Config, instances: InstanceSet, arm: Arm) -> BoundSet:
     router = Process("router", "router", "router", None, 0, LOOPBACK, (), None, (), {}, endpoint.router_metrics)
     routers = (router,) if endpoint.router_metrics else ()
     bound = BoundArm(arm, {e.name: e.role for e in engines}, routers, endpoint.url)
-    alone = replace(instances, name=arm.name, arms=(arm,), load_s=0.0, measure_s=instances.measure_s / len(instances.arms))
+    measure_s, warm_s = (each / len(instances.arms) for each in (instances.measure_s, instances.warm_s))
+    alone = replace(instances, name=arm.name, arms=(arm,), load_s=0.0, measure_s=measure_s, warm_s=warm_s)
     return BoundSet(alone, engines, (bound,))
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pdslurm.config import Config, KvRole, Topology, Workload, arms_of
+from pdslurm.config import Config, Interleave, KvRole, Topology, Workload, arms_of
 from pdslurm.plan.checks.configuration import check
 from pdslurm.plan.model import ModelShape, model_shape
 from pdslurm.plan.placement import Instance, place
-from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths
+from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
+
+WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class InstanceSet:
     arms: tuple[Arm, ...]
     load_s: float  # estimate
     measure_s: float  # estimate, all arms and points
+    warm_s: float  # estimate, the warm-ups of all arms
 
     @property
     def gpu_count(self) -> int:
@@ -54,9 +57,15 @@ class Plan:
         """Those that every arm measures in any case; of a search about as many as it takes."""
         return sure_points(self.config.workload, self.points)
 
+    def warm_up(self, repeat: int, *, whole: bool) -> tuple[Point, ...]:
+        """The loads that warm an arm up before its points of a repeat, the same for every arm. `whole` is false where only the
+        router is new: fewer requests then, of the same lengths."""
+        most = max(len(s.instances) for s in self.sets)
+        return _warm_up(self.config.workload, self.points, most, repeat, whole=whole)
+
     @property
     def estimate_s(self) -> float:
-        return sum(s.load_s + s.measure_s for s in self.sets)
+        return sum(s.load_s + s.measure_s + s.warm_s for s in self.sets)
 
     @property
     def estimate_gpu_hours(self) -> float:
@@ -73,6 +82,7 @@ def build_plan(config: Config) -> Plan:
         instances = place(topology, config.cluster)
         alike = _sharing_key(name, topology, instances, config.workload.prefix_caching)
         shared.setdefault(alike, []).append((name, topology, instances))
+    most = max(len(instances) for members in shared.values() for _, _, instances in members)
     sets = []
     for members in shared.values():
         instances = members[0][2]
@@ -80,9 +90,27 @@ def build_plan(config: Config) -> Plan:
         name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
         sure = sure_points(config.workload, todo)
         measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
-        sets.append(InstanceSet(name, instances, planned, config.cluster.load_s, measure))
+        warm = 0.0
+        for repeat, whole in _turns(config.workload, len(planned), len(shared)):
+            loads = _warm_up(config.workload, todo, most, repeat, whole=whole)
+            warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
+        sets.append(InstanceSet(name, instances, planned, config.cluster.load_s, measure, warm))
     nodes = max(t.nodes for t in arms.values())
     return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo)
+
+
+def _warm_up(workload: Workload, points: tuple[Point, ...], most: int, repeat: int, *, whole: bool) -> tuple[Point, ...]:
+    """`most`: instances of the plan's largest arm, so that the number of requests is no arm's own."""
+    prompts = workload.warmup_prompts
+    return warm_ups(points, repeat, prompts if whole else min(prompts, WARM_AGAIN * most))
+
+
+def _turns(workload: Workload, arms: int, sets: int) -> list[tuple[int, bool]]:
+    """(first repeat, whether the engines are cold) of each turn that an arm takes, as measure/schedule.py has them."""
+    again = workload.interleave is Interleave.sets and sets > 1
+    if not again and (workload.interleave is Interleave.none or arms == 1):
+        return [(0, True)]
+    return [(repeat, again or not repeat) for repeat in range(workload.repeats)]
 
 
 def sure_points(workload: Workload, points: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -123,6 +151,6 @@ def estimate_point_s(point: Point, arm: Arm, instances: tuple[Instance, ...], co
     if point.duration_s:  # what is in flight then is waited for
         return point.duration_s + decode_s + 1.0
     arrivals_s = point.num_prompts / point.request_rate if point.request_rate else 0.0
-    if ramp := config.workload.ramp_up:
+    if point.paced and (ramp := config.workload.ramp_up):
         arrivals_s = point.num_prompts / ramp_requests(ramp, 1.0)
     return max(arrivals_s, prefill_s) + rounds * decode_s + 1.0

@@ -16,7 +16,7 @@ from pdslurm.config import Ramp, RampUp, Workload
 from pdslurm.plan.rate_sweep import rates as swept_rates
 from pdslurm.records.split_ratio import SATURATED
 
-RateSweep = tuple[int, int, str]  # what its points have in common: input and output in tokens, and the load
+RateSweep = tuple[int, int, str, int | None]  # what its points have in common: input and output in tokens, load, max_concurrency
 ID_LENGTH = 40  # of what a load adds to a point's name, before it is cut
 Class = tuple[float, int, int, float]  # share, input and output in tokens, spread of the input
 
@@ -63,6 +63,24 @@ def point_json(point: Point) -> dict[str, Any]:
     return {**asdict(point), "sweeps": list(point.sweeps), "id": point.id}
 
 
+def warm_ups(points: Sequence[Point], repeat: int, num_prompts: int) -> tuple[Point, ...]:
+    """What warms every arm up before its points of a repeat: about `num_prompts` requests, equally many of each pair of lengths and
+    each mix that the points have, one such load after the other. They depend on the points alone: every arm gets the same."""
+    kinds: dict[object, Point] = {}
+    for point in points:
+        if point.repeat == repeat and SATURATED not in point.sweeps:  # those have one token for an answer, or lengths of the others
+            known = kinds.setdefault((point.input_len, point.output_len, point.mix), point)
+            if _most_in_flight(point) > _most_in_flight(known):
+                kinds[point.input_len, point.output_len, point.mix] = point
+    each = -(-num_prompts // max(len(kinds), 1))
+    ordered = sorted(kinds.values(), key=lambda p: (p.input_len, p.output_len, p.mix))
+    return tuple(point.warm_up(each) for point in ordered if each)
+
+
+def _most_in_flight(point: Point) -> float:
+    return point.max_concurrency or math.inf
+
+
 def points_of(workload: Workload, seed: int) -> tuple[Point, ...]:
     """All points of all sweeps, each setting once, repeat by repeat; those from workload.repeats on are measured only where
     workload.until asks for them. Within a repeat the order is shuffled by the run's seed, so
@@ -93,7 +111,7 @@ def rate_sweeps(points: Sequence[Point]) -> dict[tuple[RateSweep, int], list[Poi
     found: dict[tuple[RateSweep, int], list[Point]] = defaultdict(list)
     for point in points:
         if SATURATED not in point.sweeps:
-            found[(point.input_len, point.output_len, point.load), point.repeat].append(point)
+            found[(point.input_len, point.output_len, point.load, point.max_concurrency), point.repeat].append(point)
     return {which: sorted(swept, key=lambda p: p.request_rate or 0.0) for which, swept in found.items()}
 
 
@@ -129,6 +147,15 @@ def point_seed(run_seed: int, point: Point, repeat: int) -> int:
     load = "" if point.load == "random" else f"/{point.load}"
     text = f"{run_seed}/{point.setting}/{point.num_prompts}/{repeat}{load}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def tried_again(point: Point, tries: int) -> Point:
+    """The point as it is sent after `tries` invalid measurements of it: with a seed of its own for each try, the same in every arm,
+    so that neither its prompts nor its arrivals are those of a try that was thrown out."""
+    if not tries:
+        return point
+    digits = hashlib.sha256(f"{point.seed}/try {tries + 1}".encode()).digest()[:4]
+    return replace(point, seed=int.from_bytes(digits, "big") >> 1)
 
 
 # --- how many requests, for how long

@@ -101,8 +101,9 @@ def _point_lines(plan: Plan) -> Iterator[str]:
     for (which, repeat), sweep in swept.items():
         if repeat == 0:
             low, high, prompts = sweep[0], sweep[-1], f"{sweep[0].num_prompts} to {sweep[-1].num_prompts} prompts"
+            bound = f", at most {which[3]} in flight" if which[3] else ""
             yield (
-                f"{which[0]} tokens in, {which[1]} out, {which[2]}: {len(sweep)} rates from {low.request_rate:g} to "
+                f"{which[0]} tokens in, {which[1]} out, {which[2]}{bound}: {len(sweep)} rates from {low.request_rate:g} to "
                 f"{high.request_rate:g} requests/s ({prompts}), of which each arm measures what leads to the highest that keeps "
                 f"slo={plan.config.slo.name}, {workload.repeats} times"
             )

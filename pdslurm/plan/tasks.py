@@ -14,7 +14,7 @@ from typing import Any
 from pdslurm.config import Limits, Transport
 from pdslurm.plan.commands import ROUTER_TIMEOUT, TRANSPORT_LOGGING, with_base_url
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment
-from pdslurm.plan.points import Point
+from pdslurm.plan.points import Point, tried_again
 from pdslurm.records.measurement import content_key
 
 
@@ -52,6 +52,14 @@ class Tasks:
             key = content_key([*self.material[name], with_base_url(args, self.base_urls[name])])
             self.known[name, point] = Task(arm, point, key, args)
         return self.known[name, point]
+
+    def again(self, task: Task, tries: int) -> Task:
+        """The task as it is sent after `tries` invalid measurements: other prompts and arrivals under the same key, for it answers
+        the same question. workload.one_seed asks for that one seed, and gets it."""
+        if not tries or self.deployment.plan.config.workload.one_seed:
+            return task
+        point = tried_again(task.point, tries)
+        return Task(task.arm, point, task.key, self.deployment.bench_args(task.arm, point))
 
     def _material(self, bound: BoundSet, arm: BoundArm) -> list[Any]:
         """What the keys of an arm's points have in common."""

@@ -43,7 +43,7 @@ def good_share(requests: Iterable[Mapping[str, float | None]], slo: Mapping[str,
     rows = list(requests)
     if not rows or any(is_unseen(name, rows) for name in LIMITED if slo.get(name) is not None):
         return None
-    return sum(is_good(request, slo) for request in rows) / len(rows)
+    return float(sum(is_good(request, slo) for request in rows) / len(rows))
 
 
 def is_unseen(name: str, requests: Iterable[Mapping[str, float | None]]) -> bool:

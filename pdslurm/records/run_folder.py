@@ -39,11 +39,11 @@ class RunFolder:
     def raw_name(self, arm: str, point_id: str, key: str) -> str:
         """What the files behind the next measurement of this point are called, below the run's folder and without their ends: those
         behind its invalid ones stay."""
-        number = self._tries(arm, point_id, key) + 1
+        number = self.tries(arm, point_id, key) + 1
         return f"raw/{arm}/{point_id}-{key}{'' if number == 1 else f'-{number}'}"
 
-    def _tries(self, arm: str, point_id: str, key: str) -> int:
-        """How many invalid records there are."""
+    def tries(self, arm: str, point_id: str, key: str) -> int:
+        """How many invalid records of a point there are."""
         kept = (self.record_path(arm, point_id, key, kind=kind).is_file() for kind in INVALID)
         return sum(1 for _ in itertools.takewhile(bool, kept))
 
@@ -60,7 +60,7 @@ class RunFolder:
         if measurement.status == "failed":
             kinds = ["failed"]
         elif not measurement.valid:
-            kinds = [INVALID[self._tries(*which)]]
+            kinds = [INVALID[self.tries(*which)]]
         path = self.record_path(*which, kind=kinds[0])
         write_json(path, asdict(measurement))
         if measurement.status != "failed":
@@ -70,6 +70,11 @@ class RunFolder:
     def is_done(self, arm: str, point_id: str, key: str) -> bool:
         """Whether there is a valid record."""
         return self.record_path(arm, point_id, key).is_file()
+
+    def valid_of_tried(self) -> tuple[int, int]:
+        """How many measurements in the folder are valid, and how many were tried: those and every invalid or failed one."""
+        ends = [path.name.split(".")[-2] for path in self.path.glob("points/*/*.json")]
+        return sum(end not in (*INVALID, "failed") for end in ends), len(ends)
 
     def records(self) -> Iterator[Measurement]:
         """Every record in the folder, failed and invalid ones too, in a stable order. Raises ResultsError for an unreadable one."""

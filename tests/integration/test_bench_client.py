@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from pdslurm.bench import client as bench_client
 from pdslurm.config import Config
-from pdslurm.errors import NotReady, PointFailed, ProcessDied
+from pdslurm.errors import NotReady, PointFailed, ProcessDied, UnknownEngine
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.progress import State
 from pdslurm.node.processes import LocalProcesses
@@ -183,14 +182,6 @@ def test_a_chunk_that_ends_after_data_loses_no_message(vllm: Path) -> None:
     assert messages() == ['data: {"a": 1}']
 
 
-def test_a_vllm_without_that_parser_is_left_alone(vllm: Path) -> None:
-    from vllm.benchmarks.lib import endpoint_request_func as module
-
-    assert isinstance(module, ModuleType)
-    del module.StreamedResponseHandler
-    bench_client.mend_stream_parser()
-
-
 def test_the_client_needs_nothing_but_its_neighbours() -> None:
     """In the engine's environment nothing of pdslurm is installed, and its folder must not stand in front of what vLLM imports."""
     code = (
@@ -201,6 +192,7 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     modules, *path = said.splitlines()
     assert modules.split() == [
         "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.request_trace", "pdslurm.bench.result_files",
+        "pdslurm.bench.seams",
         "pdslurm.errors", "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
     ]  # fmt: skip
     assert not set(map(str, SCRIPT.parents)) & set(path)
@@ -250,6 +242,29 @@ def test_one_client_for_many_points(start: Callable[[], BenchClient], tmp_path: 
     assert "ValueError: no such data set" in log
     client.stop()
     assert client.watch.processes.running == []
+
+
+def test_a_vllm_that_has_changed_is_refused_in_one_line(start: Callable[[], BenchClient], vllm: Path) -> None:
+    serve = vllm / "vllm" / "benchmarks" / "serve.py"
+    serve.write_text(serve.read_text().replace("request_rate, burstiness=1.0", "rate, burstiness=1.0"))
+    line = "get_request has no parameter request_rate; this pdslurm knows vLLM 0.24 to 0.32"
+    with pytest.raises(UnknownEngine, match=rf"vllm 0\.0.*: vllm\.benchmarks\.serve\.{line}$"):
+        start().settle(20.0)
+
+
+def test_the_real_vllm_is_as_the_client_knows_it(engine: Path) -> None:
+    code = "from pdslurm.bench import seams; seams.check(seams.imported()); print('as known')"
+    done = subprocess.run(
+        [engine / "bin" / "python", "-c", code], capture_output=True, text=True, check=False, cwd=SCRIPT.parents[2]
+    )
+    assert done.stdout.splitlines()[-1:] == ["as known"], done.stderr
+
+
+def test_a_result_without_what_is_measured_is_refused_at_the_first_point(start: Callable[[], BenchClient], vllm: Path) -> None:
+    serve = vllm / "vllm" / "benchmarks" / "serve.py"
+    serve.write_text(serve.read_text().replace('"start_times":', '"started":'))
+    with pytest.raises(UnknownEngine, match="the result has no start_times; this pdslurm knows"):
+        measure(start())
 
 
 def test_a_hundred_points_can_be_asked_for_while_the_client_still_imports(start: Callable[[], BenchClient]) -> None:

@@ -112,6 +112,20 @@ def test_a_run_and_its_rerun(driver: Make) -> None:
     assert logs(again) == logs(first), "nothing was started"
 
 
+def test_every_record_says_what_its_arm_was_warmed_by(driver: Make) -> None:
+    made = driver({"workload.warmup_prompts": 5})
+    made.run()
+    warm = [record.provenance["warm_up"] for record in made.folder.records()]
+    assert len(warm) == 3
+    assert all(each == warm[0] for each in warm)
+    assert warm[0]["whole"] is True
+    sent = [(load["input_len"], load["output_len"], load["num_prompts"], load["completed"]) for load in warm[0]["sent"]]
+    assert sent == [(64, 32, 2, 2), (128, 32, 2, 2), (256, 32, 2, 2)]
+    seeds = {load["seed"] for load in warm[0]["sent"]}
+    assert len(seeds) == 3
+    assert seeds.isdisjoint(record.point["seed"] for record in made.folder.records())
+
+
 @pytest.mark.parametrize(
     ("lane", "kinds", "reason"),
     [
@@ -147,12 +161,20 @@ def test_a_rerun_measures_invalid_points_again_and_keeps_both(
 ) -> None:
     monkeypatch.setenv("STAND_INS", str(tmp_path))
     (tmp_path / "client").write_text("lose:128")
-    assert vars(driver().run()) | {"wall_s": 0, "measuring_s": 0} == vars(Outcome(measured=3, invalid=1))
+    assert vars(driver().run()) | {"wall_s": 0, "measuring_s": 0} == vars(
+        Outcome(measured=3, invalid=1, valid_in_folder=2, tried_in_folder=3)
+    )
     (tmp_path / "client").unlink()
     outcome = driver().run()
     assert (outcome.measured, outcome.skipped, outcome.invalid) == (1, 2, 0)
+    assert (outcome.valid_in_folder, outcome.tried_in_folder) == (3, 4)
     both = [r for r in driver().folder.records() if r.point["input_len"] == 128]
     assert [r.invalid_reasons[:1] for r in both] == [("3 of 4 requests completed; the first error: boom",), ()]
+    assert [r.provenance["tries"] for r in both] == [1, 2]
+    assert both[0].key == both[1].key
+    seeds = [str(r.point["seed"]) for r in both]
+    assert seeds[0] != seeds[1], "a try again sends other prompts"
+    assert [r.provenance["bench_args"][r.provenance["bench_args"].index("--seed") + 1] for r in both] == seeds
     raws = [json.loads(gzip.decompress((driver().folder.path / r.provenance["raw"]).read_bytes()))["completed"] for r in both]
     assert raws == [3, 4]
 

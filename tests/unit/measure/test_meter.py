@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pdslurm.config import Config, Device, RampUp, Transport
-from pdslurm.measure.meter import demand_of
+from pdslurm.measure.meter import demand_of, transfers_due
 from pdslurm.plan.deployment import BoundArm
 from pdslurm.plan.plan import Arm
 from pdslurm.plan.points import points_of
@@ -59,3 +59,17 @@ def test_the_kv_size_of_a_dtype_that_is_not_known(make_config: MakeConfig) -> No
     config = make_config({"topology.prefill": 1})
     found = demand_of(config, the_task(config), {}, {"engine1": {"role": "decode", "cache_dtype": "fp8_ds_mla"}})
     assert (found.kv_bytes_per_token, found.kv_unknown) == (None, "the cache's dtype fp8_ds_mla is unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({"topology.tensor_parallel": 1}, 10),
+        ({"topology.tensor_parallel": 8}, 80),
+        ({"topology.tensor_parallel": 2, "topology.pipeline_parallel": 2}, 40),
+        ({"topology.tensor_parallel": 8, "topology.as_decode.tensor_parallel": 2}, 20),
+    ],
+)
+def test_every_rank_of_a_decode_instance_makes_a_transfer(make_config: MakeConfig, changes: dict[str, Any], due: int) -> None:
+    config = make_config({"topology.prefill": 1, **changes})
+    assert transfers_due(config, config.topology, 10) == due

@@ -75,8 +75,43 @@ def test_points_are_open_until_a_valid_record_exists(schedule: Callable[..., Sch
     measured(first, points[1], valid=False, invalid_reasons=("x",))
     assert list(open_points(first, first.arms[0])) == [points[2]], "what failed is not tried again at once"
     again = schedule({"workload.repeats": 3})
-    assert list(open_points(again, again.arms[0])) == [points[1], points[2]]
+    assert [(p.id, p.seed == q.seed) for p, q in zip(open_points(again, again.arms[0]), points[1:], strict=True)] == [
+        (points[1].id, False),
+        (points[2].id, True),
+    ]
     assert (again.done(), again.left()) == (1, 2)
+
+
+def test_an_invalid_point_is_measured_again_with_another_seed_under_its_key(schedule: Callable[..., Schedule]) -> None:
+    seeds = []
+    for tries in range(3):
+        now = schedule({"workload.repeats": 1})
+        arm, other = now.arms[0], now.arms[-1]
+        (task,) = now.open_tasks(arm)
+        seeds.append(task.point.seed)
+        assert task.args[task.args.index("--seed") + 1] == str(task.point.seed)
+        assert task.key == now.tasks.of(arm, now.points[0]).key
+        assert now.tasks.again(now.tasks.of(other, now.points[0]), tries).point.seed == task.point.seed, "the same in every arm"
+        measured(now, now.points[0], valid=False, invalid_reasons=("x",))
+    assert len(set(seeds)) == 3
+    assert seeds[0] == now.points[0].seed
+
+
+def test_where_one_seed_is_asked_for_a_retry_has_it_too(schedule: Callable[..., Schedule]) -> None:
+    first = schedule({"workload.repeats": 1, "workload.one_seed": True})
+    measured(first, first.points[0], valid=False, invalid_reasons=("x",))
+    again = schedule({"workload.repeats": 1, "workload.one_seed": True})
+    assert [task.point.seed for task in again.open_tasks(again.arms[0])] == [first.seed]
+
+
+def test_a_folder_counts_what_is_valid_of_what_was_tried(schedule: Callable[..., Schedule]) -> None:
+    now = schedule({"workload.repeats": 2})
+    assert now.folder.valid_of_tried() == (0, 0)
+    measured(now, now.points[0], valid=False, invalid_reasons=("x",))
+    measured(now, now.points[0], valid=False, invalid_reasons=("x",))
+    measured(now, now.points[0])
+    measured(now, now.points[1], status="failed", valid=False)
+    assert now.folder.valid_of_tried() == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_an_allocation_is_as_large_as_its_largest_arm(make_config: MakeConfig) -
     arms = {"two": c.Topology(nodes=2, tensor_parallel=8), "four": plain(4)}
     plan = build_plan(make_config({"arms": arms, "cluster.load_s": 3600.0}))
     assert (plan.nodes, plan.gpus) == (4, 32)
-    measure_s = sum(s.measure_s for s in plan.sets)
+    measure_s = sum(s.measure_s + s.warm_s for s in plan.sets)
     assert measure_s > 0
     assert plan.estimate_s == pytest.approx(2 * 3600 + measure_s)
     assert plan.estimate_gpu_hours == pytest.approx(32 * plan.estimate_s / 3600)
@@ -132,7 +132,8 @@ def test_the_estimate_grows_with_the_work(make_config: MakeConfig, more: dict[st
     ],
 )
 def test_a_fixed_time_is_the_estimate(make_config: MakeConfig, changes: dict[str, Any], seconds: float) -> None:
-    assert build_plan(make_config({**changes, "cluster.load_s": 0.0})).estimate_s == pytest.approx(seconds + 1.8, abs=0.3)
+    changes = {**changes, "cluster.load_s": 0.0, "workload.warmup_prompts": 0}
+    assert build_plan(make_config(changes)).estimate_s == pytest.approx(seconds + 1.8, abs=0.3)
 
 
 def test_with_prefix_caching_no_arm_finds_another_s_prompts(make_config: MakeConfig) -> None:
@@ -252,3 +253,28 @@ def test_a_plan_of_1024_nodes_takes_under_two_seconds(make_config: MakeConfig, t
     assert time.process_time() - start < 2
     plan = json.loads(text)
     assert len({(p["node"], gpu) for p in plan["processes"] for gpu in p["gpus"]}) == 8192
+
+
+# --- the warm-up
+
+
+def test_every_arm_is_warmed_by_the_same_requests_whatever_its_instances(make_config: MakeConfig) -> None:
+    """Whole at first, and by eight for each instance of the largest arm where only a router is new."""
+    arms = {"few": c.Topology(nodes=1, tensor_parallel=8), "many": c.Topology(nodes=1, route=4, tensor_parallel=2)}
+    plan = build_plan(make_config({"topology": None, "arms": arms, "workload.warmup_prompts": 64}))
+    assert [load.num_prompts for load in plan.warm_up(0, whole=True)] == [64]
+    assert [load.num_prompts for load in plan.warm_up(0, whole=False)] == [8 * 4]
+
+
+def test_the_estimate_counts_the_warm_up_of_every_turn(make_config: MakeConfig) -> None:
+    arms = {f"pd_{p}p": c.Topology(nodes=4, prefill=p, tensor_parallel=8) for p in (1, 2)}
+
+    def warm_s(**more: Any) -> float:
+        (one_set,) = build_plan(
+            make_config({"arms": arms, "workload.repeats": 3, **{f"workload.{k}": v for k, v in more.items()}})
+        ).sets
+        return one_set.warm_s
+
+    assert warm_s(warmup_prompts=0) == 0.0
+    once, each = warm_s(interleave=c.Interleave.none), warm_s(interleave=c.Interleave.arms)
+    assert 0 < once < each <= 3 * once + 1e-9

@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 
-from pdslurm.config import PromptClass, Ramp, RampUp, Sweep, Trace, Workload
-from pdslurm.plan.points import Point, expected_hit_rate, point_seed, points_of, ramp_requests, typical_lengths
+from pdslurm.config import PromptClass, Ramp, RampUp, Search, Sweep, Trace, Workload
+from pdslurm.plan.points import (
+    Point,
+    expected_hit_rate,
+    point_seed,
+    points_of,
+    ramp_requests,
+    rate_sweeps,
+    tried_again,
+    typical_lengths,
+    warm_ups,
+)
+from pdslurm.records.split_ratio import SATURATED
 
 PANELS = Workload(
     name="two panels",
@@ -215,12 +226,59 @@ def test_requests_of_a_ramp_take_the_time(shape: Ramp, start: int, end: int) -> 
     assert sum(1 / rate for rate in rates) == pytest.approx(1000.0, rel=0.002)
 
 
+def test_a_rate_sweep_has_one_concurrency() -> None:
+    points = points_of(of(sweeps={"s": Sweep([64], [128], [1.0, 2.0], [4, None])}), seed=0)
+    swept = rate_sweeps(points)
+    assert {which for which, _ in swept} == {(64, 128, "random", 4), (64, 128, "random", None)}
+    assert all([p.request_rate for p in sweep] == [1.0, 2.0] for sweep in swept.values())
+
+
+def test_a_try_again_sends_something_else_and_stays_the_same_point() -> None:
+    (point,) = points_of(of(repeats=1, sweeps={"s": Sweep([64], [128])}), seed=0)
+    tries = [tried_again(point, n) for n in range(4)]
+    assert tries[0] == point
+    assert len({p.seed for p in tries}) == 4
+    assert {p.id for p in tries} == {point.id}
+    assert {replace(p, seed=0) for p in tries} == {replace(point, seed=0)}
+    assert tried_again(point, 2) == tries[2], "the same on every run"
+
+
 def test_a_warm_up_is_the_same_load_at_once_with_other_prompts() -> None:
     (point,) = points_of(of(duration_s=60.0, sweeps={"s": Sweep([64], [128], max_concurrency=[4])}), seed=0)
     before = point.warm_up(8)
     assert (before.num_prompts, before.duration_s, before.request_rate, before.paced) == (8, None, None, False)
     assert (before.input_len, before.max_concurrency, before.mix) == (point.input_len, 4, point.mix)
     assert before.seed not in {p.seed for p in points_of(of(repeats=50), seed=0)}
+
+
+def test_a_warm_up_has_every_length_of_the_points_and_their_longest_answer() -> None:
+    points = points_of(replace(PANELS), seed=0)
+    loads = warm_ups(points, 1, 100)
+    assert {(p.input_len, p.output_len) for p in loads} == {(p.input_len, p.output_len) for p in points}
+    assert max(p.output_len for p in loads) == 4096
+    assert {p.num_prompts for p in loads} == {13}, "100 over eight loads, rounded up"
+    assert not {p.seed for p in loads} & {p.seed for p in points}
+    assert {p.seed for p in loads}.isdisjoint(p.seed for p in warm_ups(points, 2, 100)), "other prompts when a router starts again"
+    assert warm_ups(points, 1, 0) == ()
+
+
+def test_a_search_is_warmed_by_whole_answers_once_for_all_rates() -> None:
+    search = Search(lowest=1.0, highest=8.0, neighbours=1)
+    points = points_of(of(search=search, sweeps={"s": Sweep([64], [128])}), seed=0)
+    assert (points[0].output_len, points[0].sweeps) == (1, (SATURATED,))
+    (load,) = warm_ups(points, 0, 16)
+    assert (load.output_len, load.num_prompts, load.request_rate) == (128, 16, None)
+
+
+def test_a_closed_loop_is_warmed_at_its_most_in_flight() -> None:
+    points = points_of(of(sweeps={"s": Sweep([64], [128], max_concurrency=[1, 8, 4])}), seed=0)
+    assert [p.max_concurrency for p in warm_ups(points, 0, 16)] == [8]
+
+
+def test_mixes_are_warmed_each() -> None:
+    mixes = {str(n): Sweep(mix={"a": PromptClass(1.0, n, 8)}) for n in (64, 128)}
+    points = points_of(of(dataset="mix", sweeps=mixes), seed=0)
+    assert [p.mix[0][1] for p in warm_ups(points, 0, 16)] == [64, 128]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,17 @@ def test_pairs_take_out_what_their_prompts_have_in_common(tmp_path: Path) -> Non
     assert found.inverse().value == pytest.approx(1 / 1.1)
 
 
+def test_only_records_of_one_seed_are_a_pair(tmp_path: Path) -> None:
+    """The second arm's repeat 1 was measured again, with another seed: what its prompts do to a number is not the other's."""
+    retried = record("route", (512, 256), 1, value=100.0)
+    retried = replace(retried, point={**retried.point, "seed": 1 + retried.point["seed"]})
+    more = (record("route", (512, 256), 0, value=100.0), retried)
+    frame = used(tmp_path, {"pd": [110.0, 130.0]}, more=more)
+    found = ratio(frame, "mean_ttft_ms", "pd", "route")
+    assert found.value == pytest.approx(1.1)
+    assert found.pairs == 1
+
+
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
