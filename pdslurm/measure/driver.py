@@ -22,7 +22,7 @@ from pdslurm.errors import (
     ProcessDied,
     ResultsError,
 )
-from pdslurm.measure import transport, warm_up
+from pdslurm.measure import text_check, transport, warm_up
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.journal import Journal
@@ -38,6 +38,7 @@ from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
+from pdslurm.validity.text import text
 
 WARM_AGAIN = 8  # prompts for each engine when an arm's router is started again over engines that are warm
 
@@ -167,6 +168,8 @@ class Driver:
             for reason in transport.mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
                 self.journal.say(f"{arm.arm.name}: its points will be INVALID: {reason}")
             self.client.settle(self.config.limits.point_s)
+            if turn.is_first and arm.arm.topology.prefill:
+                self._ask_for_text(arm, engines)
             self.journal.event("arm ready", arm=arm.arm.name)
             for task in self.schedule.open_tasks(arm, turn.repeats):
                 self._run_task(task, engines)
@@ -195,6 +198,17 @@ class Driver:
                 self.client.run(args, None, timeout_s=timeout)
             except PointFailed as error:
                 raise NotReady(f"{arm.arm.name}: the warm-up failed: {error}\n{log_tail(self.client.running.log)}") from error
+
+    def _ask_for_text(self, arm: BoundArm, engines: Sequence[Process]) -> None:
+        """Compares what the arm answers with a plain instance's answers; every record of this load gets the evidence."""
+        self.state.enter("comparing the text of", arm.arm.name)
+        how = warm_up.RequestOptions(self.config.model.name, self.api_key, self.config.limits.start_s)
+        seed = f"{self.config.seed}/{arm.arm.name}/{time.time_ns()}"  # a prompt that an earlier load was asked could lie in a cache
+        found = self.watch.wait(lambda: text_check.evidence(self.config, arm, engines, how, seed))
+        self.meter.text[arm.arm.name] = found
+        check = text(found, disaggregated=True)
+        if check.ok is not True:
+            self.journal.say(f"{arm.arm.name}: its points will be {'unverified' if check.unverified else 'INVALID'}: {check.said}")
 
     # --- one point
 
