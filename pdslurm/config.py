@@ -149,7 +149,7 @@ class Model:
     max_model_len: int | None = None
     engine_args: dict[str, Any] = field(default_factory=dict)
     hf_config: dict[str, Any] = field(default_factory=dict)  # config.json's content, for checks where `path` is not at hand
-    make: bool = False  # make the folder `path` from hf_config with a small trained tokenizer; no weights
+    make: bool = False  # make the folder `path` from hf_config: random weights, a small trained tokenizer
 
 
 @dataclass

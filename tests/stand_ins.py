@@ -172,9 +172,10 @@ def write_vllm(root: Path) -> Path:
 
 
 SERVER = '''
-"""A `vllm serve` or `vllm-router`: /health answers 200 after a moment, /v1/completions an empty completion, /metrics what it has
-been told to count."""
-import contextlib, json, os, signal, sys, time
+"""A `vllm serve` or `vllm-router`: /health answers 200 after a moment, /metrics what it has been told to count, /v1/completions an
+empty completion, or log-probabilities where they are asked for: drawn by a seed of all tokens before. A router that is `wrong-kv`
+answers as if the first token had been another, one that is `no-logprobs` leaves them out."""
+import contextlib, json, math, os, random, signal, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 def option(name, default=None):
@@ -210,6 +211,26 @@ def metrics():
         text += f"# TYPE {name + ' counter' if end == 'total' else family + ' summary'}\\n{name} {points * value}\\n"
     return text
 
+def completion(body):
+    if "logprobs" not in body or BEHAVE == "no-logprobs":
+        return {"choices": []}
+    tokens, chosen, top = list(body["prompt"]), [], []
+    if BEHAVE == "wrong-kv":
+        tokens[0] += 1
+    for _ in range(body["max_tokens"]):
+        draw = random.Random(str(tokens))
+        scores = [draw.gauss(0, 1) for _ in range(50)]
+        total = math.log(sum(map(math.exp, scores)))
+        told = {f"token_id:{n}": score - total for n, score in enumerate(scores)}
+        best = sorted(told, key=told.get, reverse=True)[:body["logprobs"]]
+        forced = [f"token_id:{n}" for n in body.get("logit_bias", {})]
+        chosen.append((forced or best)[0])
+        tokens.append(int(chosen[-1].partition(":")[2]))
+        top.append({name: told[name] for name in best})
+        top[-1][chosen[-1]] = told[chosen[-1]]
+    logprobs = {"tokens": chosen, "token_logprobs": [each[name] for each, name in zip(top, chosen)], "top_logprobs": top}
+    return {"choices": [{"logprobs": logprobs}]}
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         ill = BEHAVE == "never-ready" or BEHAVE == "falls-ill" and asked
@@ -219,7 +240,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         asked.append(self.rfile.read(int(self.headers["Content-Length"])))
         useless = BEHAVE == "useless" or BEHAVE == "useless-soon" and len(asked) > 1
-        self.answer(500 if useless else 200, json.dumps({"choices": []}))
+        self.answer(500 if useless else 200, json.dumps(completion(json.loads(asked[-1]))))
     def answer(self, status, text):
         self.send_response(status)
         self.end_headers()

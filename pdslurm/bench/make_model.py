@@ -1,6 +1,6 @@
-"""A model folder without weights: config.json from stdin's JSON and a small trained tokenizer, into the folder named by argv[1].
+"""A model's folder: config.json from stdin's JSON, a small trained tokenizer and weights, into the folder named by argv[1].
 
-Runs by itself in the engine's environment (`tokenizers` lives there). vLLM loads it with --load-format dummy."""
+Runs by itself in the engine's environment (`tokenizers` lives there). `--no-weights` is for vLLM's --load-format dummy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+ROOT = str(Path(__file__).parents[2])
+if not __package__:  # run by itself
+    sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
+from pdslurm.bench import make_weights  # noqa: E402
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNT = 4096  # tokens: twice the smallest useful vocabulary is enough to make prompts of an exact length; more only train longer
@@ -55,11 +60,13 @@ def filled(vocab: dict[str, int], size: int) -> Iterator[tuple[str, str]]:
             yield word, tail
 
 
-def make(folder: Path, config: dict[str, Any]) -> None:
-    """Writes config.json last: a folder that has it is complete."""
+def make(folder: Path, config: dict[str, Any], *, weights: bool) -> None:
+    """Writes config.json last: a folder that has it is complete. Raises make_weights.CannotMake."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     folder.mkdir(parents=True, exist_ok=True)
+    if weights:
+        make_weights.write(folder, config)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,4 +97,7 @@ def make(folder: Path, config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), json.load(sys.stdin))
+    try:
+        make(Path(sys.argv[1]), json.load(sys.stdin), weights="--no-weights" not in sys.argv[2:])
+    except make_weights.CannotMake as error:
+        sys.exit(str(error))

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,10 +21,12 @@ from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.findings import load_format
 from pdslurm.node.processes import Processes
 from pdslurm.node.provenance import code_facts, host_facts
 from pdslurm.plan.deployment import Host
 from pdslurm.plan.fairness import Compared, as_json
+from pdslurm.plan.model import DTYPE_BYTES, model_shape
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
@@ -35,6 +38,8 @@ from pdslurm.signals import SignalNote
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
 NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained", "strict")
 MAKE_MODEL = Path(__file__).parents[1] / "bench" / "make_model.py"
+MAKE_S = 300.0  # beside the time that weights take: importing, and training the tokenizer
+WRITTEN_BYTES_PER_S = 50e6  # of weights, on a slow shared disk
 
 
 def run_path(config: Config) -> Path:
@@ -78,20 +83,46 @@ def lock(path: Path, access: Access = Access.owner) -> Iterator[None]:
 
 
 def make_model(config: Config, engine_env: EngineEnv) -> None:
-    """Makes the model's folder where the configuration asks for it and it is not there yet. Raises PreflightError."""
-    target = Path(config.model.path, "config.json")
-    if not config.model.make:
+    """Makes the model's folder where the configuration asks for it and it is not there yet, with weights unless the engines fill in
+    their own. Raises PreflightError."""
+    model = config.model
+    if not model.make:
         return
-    wanted = json.dumps(config.model.hf_config)
-    if target.is_file() and json.loads(target.read_text()) == config.model.hf_config:
+    weights = load_format(config) != "dummy"
+    if _is_made(config, weights=weights):
         return
-    command = [*config.runtime.python, str(MAKE_MODEL), str(Path(config.model.path).absolute())]
+    command = [*config.runtime.python, str(MAKE_MODEL), str(Path(model.path).absolute()), *([] if weights else ["--no-weights"])]
+    deadline = MAKE_S + (_weight_bytes(config) / WRITTEN_BYTES_PER_S if weights else 0.0)
     try:
-        done = engine_env.output(command, config.runtime.env, name="make-model", timeout_s=300, given=wanted)
+        wanted = json.dumps(model.hf_config)
+        done = engine_env.output(command, config.runtime.env, name="make-model", timeout_s=deadline, given=wanted)
     except OSError as error:
         raise PreflightError([f"runtime.python={command[0]}: {error.strerror}; run `make setup`, or set PDSLURM_ENGINE"]) from error
+    except subprocess.TimeoutExpired as error:
+        raise PreflightError([f"model.make: making {model.path} took more than {deadline:.0f} s; is its disk slow?"]) from error
     if done.returncode:
-        raise PreflightError([f"model.make: making {config.model.path} failed: {done.stderr.strip()[-1000:]}"])
+        raise PreflightError([f"model.make: making {model.path} failed: {done.stderr.strip()[-1000:]}"])
+
+
+def _is_made(config: Config, *, weights: bool) -> bool:
+    """Whether the folder is complete: config.json is written last, and weights stand in their index."""
+    folder = Path(config.model.path)
+    try:
+        if json.loads((folder / "config.json").read_text()) != config.model.hf_config:
+            return False
+        files = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values() if weights else ()
+    except (OSError, ValueError, KeyError):
+        return False
+    return all((folder / file).is_file() for file in set(files))
+
+
+def _weight_bytes(config: Config) -> float:
+    """Of all weights; 0 where hf_config does not tell enough."""
+    try:
+        shape = model_shape(config.model)
+    except KeyError:
+        return 0.0
+    return shape.parameters * DTYPE_BYTES.get(config.model.dtype, 2) if shape else 0.0
 
 
 def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compared], facts: Mapping[str, Any] | None = None) -> None:

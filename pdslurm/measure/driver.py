@@ -24,7 +24,7 @@ from pdslurm.errors import (
     ResultsError,
     UnknownEngine,
 )
-from pdslurm.measure import warm_up
+from pdslurm.measure import text_check, warm_up
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.journal import Journal
@@ -35,12 +35,13 @@ from pdslurm.measure.schedule import Schedule, Turn
 from pdslurm.measure.watch import Watch
 from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import Processes
-from pdslurm.plan.deployment import BoundSet, Process
+from pdslurm.plan.deployment import BoundArm, BoundSet, Process
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
 from pdslurm.validity.kv_path import mismatches
+from pdslurm.validity.text import text
 
 
 @dataclass
@@ -172,6 +173,8 @@ class Driver:
             for reason in mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
                 self.journal.say(f"{arm.arm.name}: its points will be INVALID: {reason}")
             self.client.settle(self.config.limits.point_s)
+            if turn.is_first and arm.arm.topology.prefill:
+                self._ask_for_text(arm, engines)
             self.journal.event("arm ready", arm=arm.arm.name)
             for task in self.schedule.open_tasks(arm, turn.repeats):
                 self._run_task(task, engines)
@@ -204,6 +207,17 @@ class Driver:
                 raise NotReady(f"{arm.arm.name}: the warm-up failed: {error}\n{log_tail(self.client.running.log)}") from error
             sent.append(warm_up.sent_json(load, result.get("completed")))
         self.warm_up = {"started_at": started_at, "whole": turn.is_first, "sent": sent}
+
+    def _ask_for_text(self, arm: BoundArm, engines: Sequence[Process]) -> None:
+        """Compares what the arm answers with a plain instance's answers; every record of this load gets the evidence."""
+        self.state.enter("comparing the text of", arm.arm.name)
+        how = warm_up.RequestOptions(self.config.model.name, self.api_key, self.config.limits.start_s)
+        seed = f"{self.config.seed}/{arm.arm.name}/{time.time_ns()}"  # a prompt that an earlier load was asked could lie in a cache
+        found = self.watch.wait(lambda: text_check.evidence(self.config, arm, engines, how, seed))
+        self.meter.text[arm.arm.name] = found
+        check = text(found, disaggregated=True)
+        if check.ok is not True:
+            self.journal.say(f"{arm.arm.name}: its points will be {'unverified' if check.unverified else 'INVALID'}: {check.said}")
 
     # --- one point
 

@@ -35,6 +35,7 @@ class Meter:
 
     def __init__(self, config: Config, folder: RunFolder, watch: Watch) -> None:
         self.config, self.folder, self.watch, self.processes = config, folder, watch, watch.processes
+        self.text: dict[str, Mapping[str, Any]] = {}  # by arm: what pdslurm/measure/text_check.py found after this load
 
     def measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
         """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s."""
@@ -53,6 +54,7 @@ class Meter:
         counted = self._counted(before, scraped, arm, result.get("completed") or 0)
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
+        counted["text"] = self.text.get(arm.arm.name)
         counted["transport"] = kv_path.as_json(over) if over else None
         after = self._gpu_states(engines)
         counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in after.items()} or None

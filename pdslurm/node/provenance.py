@@ -69,6 +69,8 @@ def cautions(config: Config) -> list[str]:
     found = []
     if config.model.engine_args.get("load_format") == "dummy":
         found.append("dummy weights")
+    elif config.model.make:
+        found.append("dummy weights (random, made on the spot)")
     if config.cluster.device.value == "cpu":
         found.append("engines on the CPU")
     if config.cluster.one_host:

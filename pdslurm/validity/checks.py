@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterable
 from pdslurm.records.measurement import Check
 from pdslurm.validity import conservation, delivery, load, serving
 from pdslurm.validity.evidence import Evidence
+from pdslurm.validity.text import text
+
+def right_text(e: Evidence) -> Check:
+    """`text` of what the arm was asked after its load."""
+    return text(e.telemetry.get("text"), e.demand.disaggregated)
+
 
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     conservation.completed,
@@ -35,6 +41,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     load.steady,
     serving.clocks,
     serving.gpu_count,
+    right_text,
 )
 
 

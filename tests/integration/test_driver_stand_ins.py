@@ -31,6 +31,7 @@ from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
+from pdslurm.validity.text import text
 from tests.stand_ins import SERVER, write_vllm
 
 MakeConfig = Callable[..., c.Config]
@@ -266,6 +267,28 @@ def test_a_planted_fault_is_caught(
     assert set(failed) == ({check, *planted.get("also", [])} if check else set())
     assert record.valid is (not failed)
     assert record.invalid_reasons == tuple(failed.values())
+
+
+@pytest.mark.parametrize(
+    ("router", "ok", "said"),
+    [
+        pytest.param(None, True, "13 answers are the plain instance's within 0.05", id="right"),
+        pytest.param("wrong-kv", False, "the text is wrong: prompt short of 13 tokens, position 0: token ", id="wrong KV"),
+        pytest.param("no-logprobs", None, "the answer has no log-probabilities by token id", id="a router that tells nothing"),
+    ],
+)
+def test_the_text_of_a_pd_arm_is_compared_with_a_plain_instance(
+    driver: Make, router: str | None, ok: bool | None, said: str
+) -> None:
+    made = driver({"topology.route": 1, "topology.prefill": 1}, **({"router": router} if router else {}))
+    made.run()
+    evidence = [record.telemetry["text"] for record in made.folder.records()]
+    assert evidence == [evidence[0]] * 3, "one load, one check"
+    check = text(evidence[0], disaggregated=True)
+    assert (check.ok, check.unverified) == (ok, ok is None)
+    assert said in check.said
+    assert any("its points will be" in event and said in event for event in events(made)) is (ok is not True)
+    assert len(json.dumps(evidence[0])) < 20_000
 
 
 @pytest.mark.parametrize("every_s", [None, 0.1])

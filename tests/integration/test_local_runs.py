@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from pdslurm.node.ports import is_free
+from pdslurm.validity.text import text
+from tests import wrong_kv
 from tests.integration.local_run import LocalRun, seconds
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -108,6 +110,15 @@ def test_nixl_moved_every_prompt_in_whole_blocks(demo: LocalRun) -> None:
     assert plain == {None}  # a plain arm carries no connector: its engines do not even have the counter
 
 
+def test_the_text_of_the_pd_arm_is_the_plain_instances(demo: LocalRun) -> None:
+    for record in demo.records("pd_1p1d"):
+        check = text(record.telemetry["text"], disaggregated=True)
+        assert check.ok, check.said
+        assert check.evidence["proof"] >= 10
+        assert record.telemetry["text"]["transfers"] >= check.evidence["rows"], "each answer of the arm came by NIXL"
+    assert {record.telemetry["text"] for record in demo.records("route_2")} == {None}
+
+
 def test_a_finished_run_is_not_run_again(demo: LocalRun) -> None:
     before = {r.key: r.started_at for r in demo.records()}
     with start(demo.folder, "experiment=demo", *SMALL) as again:
@@ -160,6 +171,34 @@ def test_the_same_command_measures_only_what_is_missing(interrupted: LocalRun) -
         assert {k: after[k] for k in before} == before
         assert f"{6 - len(before)} points measured, {len(before)} done before" in again.text
         assert again.left() == []
+
+
+# --- wrong KV
+
+
+def test_a_corrupted_transfer_is_caught(tmp_path: Path) -> None:
+    """Two arms over the same two instances. Once the first has been asked for its text, the first block of all that the decode
+    instance fetches is zeroed: the second arm answers 200 and its text is wrong."""
+    wrong = tmp_path / "wrong"
+    plugin = wrong_kv.install(tmp_path / "plugin")
+    slow = (
+        "workload.sweeps.input.input_len=[64]",
+        "+workload.sweeps.output.request_rate=[1.0]",
+        "workload.sweeps.output.output_len=[8]",
+    )
+    arms = ("~arms.route_2", "+topology@arms.again=pd_1p3d", "arms.again.nodes=2")
+    hook = (f"+cluster.env.PYTHONPATH={plugin}", f"+cluster.env.WRONG_KV={wrong}")
+    with start(tmp_path / "text", "experiment=demo", *arms, *SMALL, *slow, *hook) as run:
+        run.wait_event("arm ready", LOAD_S)
+        wrong.touch()
+        assert run.wait(LOAD_S) == 0, run.text
+        first = run.event("arm ready")["arm"]
+        found = {(r.arm == first): text(r.telemetry["text"], disaggregated=True) for r in run.records()}
+        assert {is_first: check.ok for is_first, check in found.items()} == {True: True, False: False}, found
+        assert all(check.evidence["proof"] >= 10 for check in found.values())
+        assert f"its points will be INVALID: {found[False].said}" in run.text
+        assert {(r.status, r.completed) for r in run.records()} == {("done", 8)}
+        assert run.left() == []
 
 
 # --- one instance over two processes

@@ -104,12 +104,53 @@ def tiny(make_config: MakeConfig, tmp_path: Path) -> c.Config:
     return config
 
 
+def folder_with(tiny: c.Config, *weights: str) -> None:
+    """As a model that was made has it, with these files of weights out of two."""
+    folder = Path(tiny.model.path)
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hidden_size": 128}')
+    if weights:
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+    for name in weights:
+        (folder / name).touch()
+
+
 def test_a_model_that_is_there_is_not_made(tiny: c.Config) -> None:
-    Path(tiny.model.path).mkdir()
-    Path(tiny.model.path, "config.json").write_text('{"hidden_size": 128}')
+    folder_with(tiny, "1.safetensors", "2.safetensors")
     make_model(tiny, EngineEnv(tiny.runtime))
     tiny.model.hf_config["hidden_size"] = 256
     with pytest.raises(PreflightError, match=r"runtime.python=/no/python: No such file or directory; run `make setup`"):
+        make_model(tiny, EngineEnv(tiny.runtime))
+
+
+@pytest.mark.parametrize("weights", [(), ("1.safetensors",)], ids=["none", "one of two"])
+def test_a_model_that_lacks_weights_is_made_unless_engines_fill_in_their_own(tiny: c.Config, weights: tuple[str, ...]) -> None:
+    folder_with(tiny, *weights)
+    with pytest.raises(PreflightError, match=r"runtime\.python=/no/python"):
+        make_model(tiny, EngineEnv(tiny.runtime))
+    tiny.model.engine_args["load_format"] = "dummy"
+    make_model(tiny, EngineEnv(tiny.runtime))
+
+
+@pytest.mark.parametrize(("load_format", "more"), [(None, []), ("dummy", ["--no-weights"])])
+def test_weights_are_made_where_engines_read_them(tiny: c.Config, tmp_path: Path, load_format: str | None, more: list[str]) -> None:
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$@" > "$0.asked"; cat > "$0.given"\n')
+    program.chmod(0o755)
+    tiny.runtime.python = [str(program)]
+    tiny.model.engine_args = {"load_format": load_format} if load_format else {}
+    make_model(tiny, EngineEnv(tiny.runtime))
+    assert (tmp_path / "python.asked").read_text().split()[1:] == [tiny.model.path, *more]
+    assert (tmp_path / "python.given").read_text() == '{"hidden_size": 128}'
+
+
+def test_a_model_that_takes_too_long(tiny: c.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    tiny.runtime.python = [str(program)]
+    monkeypatch.setattr("pdslurm.launchers.run.MAKE_S", 0.2)
+    with pytest.raises(PreflightError, match=r"making .*/tiny took more than 0 s; is its disk slow"):
         make_model(tiny, EngineEnv(tiny.runtime))
 
 
