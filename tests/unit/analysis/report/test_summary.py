@@ -20,9 +20,10 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
             [
                 "2 arms at 2 settings",
                 "Highest output throughput: route at 2 of 2 (distinguishable from every other arm at 1).",
-                "Lowest mean ITL: pd at 2 of 2 (distinguishable from every other arm at 1).",
+                "Lowest mean TPOT: pd at 2 of 2 (distinguishable from every other arm at 1).",
+                "Lowest mean ITL, the gap between two chunks: pd at 2 of 2 (distinguishable from every other arm at 1).",
                 "two equal arms at one setting in three",
-                "8 of 8 measurements valid. Evidence: 2 repeats per point, measured.",
+                "8 valid of 8 tried. Evidence: 2 repeats per point, measured, pd KV over unknown.",
                 "512 pd 2 3.00 [1.00, 5.00]",
                 "everywhere: input_len 512, request_rate inf, max_concurrency inf, num_prompts 24",
             ],
@@ -38,18 +39,27 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
             ["95 % intervals of the means do not overlap", "route at 1 of 1 (distinguishable", "Evidence: 3 repeats per point"],
             ["one setting in three"],
         ),
-        ([record("pd")], ["One arm, pd, at 1 setting: nothing to compare it with.", "1 of 1 measurement valid"], ["Highest"]),
+        ([record("pd")], ["One arm, pd, at 1 setting: nothing to compare it with.", "1 valid of 1 tried"], ["Highest"]),
         ([record("pd"), record("route", (512, 512))], ["no setting that two of them have a valid measurement of"], ["Highest"]),
         (
             [*two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}), failed("pd", (512, 512)), record("route", (512, 512))],
-            ["Not every arm", "pd at 1 of 2", "1 of 6 measurements left out: 1 failed. Reasons: client exited with code 1 (1)."],
+            ["Not every arm", "pd at 1 of 2", "5 valid of 5 tried; left out: 1 failed. Reasons: client exited with code 1 (1)."],
             ["Traceback"],
         ),
-        ([failed("pd")], ["No valid measurement: there is nothing to compare.", "1 of 1 measurement left out"], ["Highest"]),
+        (
+            [failed("pd")],
+            ["No valid measurement: there is nothing to compare.", "0 valid of 0 tried; left out: 1 failed"],
+            ["Highest"],
+        ),
         (
             [*two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}), record("pd", value=99.0, source="simulated")],
             ["Highest output throughput: route at 1 of 1", "measured and simulated", "pd (simulated) 1 99.00"],
             [],
+        ),
+        (
+            [record(arm, repeat=n, rate=2.0, value=value) for arm, value in (("pd", 1.0), ("route", 2.0)) for n in range(3)],
+            ["At a fixed request rate throughput is the load that was offered", "Lowest mean TTFT: pd at 1 of 1"],
+            ["Highest output throughput"],
         ),
         (
             [record("pd", provenance={"cautions": ["dummy weights", "one host"]}), record("route", arm_info={"gpus": 4})],
