@@ -402,6 +402,7 @@ class Config:
     run_dir: str | None = None  # null: run_root/name-<hash of the configuration>, so that the same command resumes
     run_access: Access = Access.owner  # logs and prompts are nobody else's unless you say so
     seed: int = 0
+    strict: bool = False  # a measurement whose decisive evidence is missing counts as invalid
     telemetry_every_s: float | None = None  # how often to look at engines while a point is measured; null: before and after only
     cluster: Cluster = field(default_factory=Cluster)
     model: Model = field(default_factory=Model)

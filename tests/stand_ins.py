@@ -76,16 +76,24 @@ FILES = {
             e2el = 0.1 + out * (0.02 if behave == "hold-up" else 0.01)
             if "STAND_INS" in os.environ:
                 with open(os.path.join(os.environ["STAND_INS"], "points"), "a") as file: file.write(".")
-            return {"completed": completed, "total_output_tokens": completed * out - (behave == "short") * n, "duration": n * e2el,
+            wait = [(behave == "pile-up") * i * gap / 2 for i in range(n)]
+            starts = [began + (i + 1) * gap + (behave == "late") + i / 1e4 for i in range(n)]
+            duration = max(begin + more for begin, more in zip(starts, wait)) + e2el - began + 0.01
+            tokens, noise = completed * out - (behave == "short") * n, random.random() if behave == "noisy" else 1.0
+            ttfts = [0.1 * noise + more for more in wait]
+            gaps = [[(e2el + more - ttft) / (out - 1)] * (out - 1) if out > 1 else [] for more, ttft in zip(wait, ttfts)]
+            every = [each for some in gaps[:completed] for each in some]
+            mean = lambda values: 1e3 * sum(values) / len(values) if values else 0.0
+            return {"completed": completed, "total_output_tokens": tokens, "duration": duration,
+                    "request_throughput": completed / duration, "output_throughput": tokens / duration,
+                    "total_token_throughput": (completed * int(length) + tokens) / duration, "mean_itl_ms": mean(every),
                     "samples": [s.prompt for s in samples], "arrivals": random.random(), "ignore_eos": args.ignore_eos,
-                    "total_input_tokens": n * int(length),
-                    "ttfts": [0.1 + (behave == "pile-up") * i * gap / 2 for i in range(n)],
-                    "itls": [[0.01, 0.03] for _ in range(n)], "generated_texts": ["x"] * n,
+                    "total_input_tokens": completed * int(length),
+                    "ttfts": ttfts, "itls": gaps, "generated_texts": ["x"] * n,
                     "errors": ["boom" if i == 1 else "" for i in range(n)],
-                    "start_times": [began + (i + 1) * gap + (behave == "late") for i in range(n)],
-                    "latencies": [e2el + (behave == "pile-up") * i * gap / 2 for i in range(n)],
+                    "start_times": starts, "latencies": [e2el + more for more in wait],
                     "input_lens": [int(length)] * n, "output_lens": [out] * completed + [0] * (n - completed),
-                    "mean_ttft_ms": 100.0 * (random.random() if behave == "noisy" else 1.0), "mean_e2el_ms": 1e3 * e2el}
+                    "mean_ttft_ms": mean(ttfts[:completed]), "mean_e2el_ms": mean([e2el + more for more in wait[:completed]])}
         """,
 }
 

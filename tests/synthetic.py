@@ -70,6 +70,7 @@ def requests(arm: Arm, at: Setting, repeat: int) -> dict[str, Column]:
     rng = np.random.default_rng([repeat, at.input_len, at.output_len, int(10 * (at.rate or 0)), at.concurrency or 0, len(arm.name)])
     n = at.prompts
     start = np.cumsum(rng.exponential(1 / at.rate, n)) if at.rate else np.sort(rng.uniform(0, 0.05, n))
+    start -= start[0]
     in_flight = at.concurrency or (4 * at.rate if at.rate else n)
     servers = arm.prefill or arm.instances
     prefill = arm.prefill_us * (at.input_len or 220) / 1000
@@ -80,6 +81,8 @@ def requests(arm: Arm, at: Setting, repeat: int) -> dict[str, Column]:
     tpot = arm.step_ms * crowd * (1.0 if arm.prefill else 1 + at.input_len / 6000) * rng.lognormal(0, 0.05, n)
     out = np.full(n, float(at.output_len or 190))
     e2el = ttft + tpot * (out - 1)
+    if at.rate:  # even arrivals over several times a request's length: a steady load
+        start = np.linspace(0.0, max(n / at.rate, 5 * float(e2el.mean()) / 1000), n)
     lengths = np.full(n, float(at.input_len or 220))
     return dict(zip(REQUEST_COLUMNS, (start, lengths, out, ttft, tpot, tpot * 3, e2el, np.ones(n)), strict=True))
 
@@ -122,7 +125,7 @@ def record(arm: Arm, at: Setting, repeat: int, columns: dict[str, Column], **cha
         "invalid_reasons": (),
         "point": point,
         "arm_info": {"disaggregated": bool(arm.prefill), "gpus": arm.instances, "instances": arm.instances, "roles": arm.roles},
-        "started_at": f"2026-03-10T00:00:{repeat:02d}+00:00",
+        "started_at": f"2026-03-10T00:00:{repeat:02d}.{int(content_key([arm.name, name]), 16) % 10**6:06d}+00:00",
         "wall_s": total_s,
         "completed": at.prompts,
         "failed": 0,
@@ -141,7 +144,14 @@ def telemetry(arm: Arm, at: Setting, ttft: float) -> dict[str, Any]:
     handover, step = (5.0, 0.5 * arm.step_ms) if arm.prefill else (None, None)
     known = prefill + sum(part for part in (transfer, handover, step) if part)
     queue = max(0.0, 0.9 * ttft - known)
-    parts = {"queue_ms": queue, "prefill_ms": prefill, "handover_ms": handover, "transfer_ms": transfer, "first_decode_ms": step}
+    parts = {
+        "api_server_ms": 0.25 * queue,
+        "queue_ms": 0.75 * queue,
+        "prefill_ms": prefill,
+        "handover_ms": handover,
+        "transfer_ms": transfer,
+        "first_decode_ms": step,
+    }
     sums = {"sum_ms": queue + known, "measured_ms": ttft, "error_ms": ttft - queue - known}
     totals = {"nixl_transfers": at.prompts, "nixl_transfer_time_s": at.prompts * transfer / 1000} if transfer else {}
     return {"ttft": {**parts, **sums}, "totals": totals}

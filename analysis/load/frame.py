@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import withdrawal
+from analysis.load.recheck import Judged, judge_records
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
     METRICS,
@@ -25,7 +26,6 @@ from pdslurm.records.measurement import (
     Measurement,
     is_overloaded,
     is_unsteady,
-    load_record,
     ttft_shares,
 )
 from pdslurm.records.run_folder import RunFolder
@@ -37,11 +37,12 @@ EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
 COLUMNS = (
     *("run", "arm", "source", "disaggregated", "gpus", "instances"),
     *SETTING,
-    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "completed", "failed"),
+    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "unverified", "completed"),
+    *("failed", "stored_valid", "disagrees"),
     *METRICS,
     *TTFT_COLUMNS,
     *("transfer_ms", *EVIDENCE),
-    *("unverified", "stored_valid", "disagrees", "transport", "withdrawn"),
+    *("transport", "withdrawn"),
     *("error", "key", "started_at", "cautions", "folder", "path"),
 )
 NUMBERS = (
@@ -70,9 +71,10 @@ def load_runs(runs: Sequence[Path]) -> pd.DataFrame:
     A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
     holds no record, or a record cannot be read."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
-    rows = [row(load_record(path), path, item.folder) for item in found.values() for path in item.records]
+    judged = judge_records((path, item.folder) for item in found.values() for path in item.records)
+    rows = [row(each) for each in judged]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool})
+    frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})
     frame = frame.assign(withdrawn=_withdrawn(frame))
     return frame.drop_duplicates(list(SAME)).reset_index(drop=True)
 
@@ -139,8 +141,9 @@ def _advice(run: Path) -> str:
     return "Is it the run's own folder, or the folder that holds the runs (usually runs/)?"
 
 
-def row(record: Measurement, path: Path, folder: Path) -> dict[str, Any]:
+def row(judged: Judged) -> dict[str, Any]:
     """One row of the frame. Raises ResultsError naming the file when the record lacks a part of its point."""
+    record, path, folder = judged.record, judged.path, judged.folder
     point = record.point
     try:
         setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
@@ -156,6 +159,9 @@ def row(record: Measurement, path: Path, folder: Path) -> dict[str, Any]:
         **{name: record.metrics.get(name) for name in METRICS},
         **_ttft_parts(record),
         **_evidence(record, folder),
+        "stored_valid": judged.stored_valid,
+        "disagrees": judged.disagrees,
+        "unverified": judged.unverified,
         "folder": str(folder),
         "path": str(path),
     }
@@ -171,9 +177,6 @@ def _described(record: Measurement) -> Mapping[str, Any]:
         "gpus": record.arm_info.get("gpus"),
         "instances": record.arm_info.get("instances"),
         "cautions": tuple(record.provenance.get("cautions") or ()),
-        "unverified": (),
-        "stored_valid": record.valid,
-        "disagrees": "",
         "transport": transport_text(record),
     }
 

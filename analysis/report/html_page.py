@@ -23,6 +23,7 @@ from analysis.figures.style import series_styles
 from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.load.provenance import Provenance
+from analysis.load.recheck import judge_records
 from analysis.report import measurement_sections, setup_sections
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.summary import summary
@@ -33,7 +34,6 @@ from analysis.stats.paired import ratio_text
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import decisions_of
 from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import load_record
 from pdslurm.records.whole_file import write_text
 
 HERE = Path(__file__).parent
@@ -52,7 +52,8 @@ def verdict_text(frame: pd.DataFrame) -> str:
 def page_html(frame: pd.DataFrame, out: Path) -> str:
     """The page that will lie at `out`. Raises ResultsError when a record or a run's file cannot be read."""
     judged = repeats.judge(frame)
-    records = {path: load_record(Path(path)) for path in judged["path"]}
+    files = zip(map(Path, judged["path"]), map(Path, judged["folder"]), strict=True)
+    records = {str(today.path): today.record for today in judge_records(files)}
     runs = [Provenance(Path(folder)) for folder in dict.fromkeys(judged["folder"])]
     page = measurement_sections.page_of(judged, records, out.parent)
     sections: list[Section] = [

@@ -19,13 +19,14 @@ from analysis.report.markup import Markup, href, html_table, join, link, tag
 from analysis.report.summary import number_text
 from analysis.report.svg_chart import CHART_METRICS, Group, Key
 from analysis.stats import repeats
-from pdslurm.records.measurement import TTFT_SHARES, TTFT_SUMS, TTFT_UNSPLIT, Check, Measurement, ttft_shares
+from pdslurm.records.measurement import TTFT_PARTS, TTFT_SHARES, TTFT_SUMS, TTFT_UNSPLIT, Check, Measurement, ttft_shares
 
 MOST_JSON = 4_000_000  # bytes of records in the page; beyond that the links have to do
 PART_WORDS = {part: part for part in TTFT_SHARES} | {
     TTFT_UNSPLIT: "API server and queue", "api_server": "API server", "queue": "scheduler queue",
     "handover": "hand-over", "first_decode": "first decode step",
 }  # fmt: skip
+COLOURS = {name: f"var(--k{i})" for name, i in zip(TTFT_SHARES, (4, 7, 2, 1, 3, 5, 6), strict=True)}
 
 Row = Mapping[str, Any]  # of the judged frame
 
@@ -119,22 +120,29 @@ def _spread(row: Row, group: Group) -> Markup:
 def ttft(page: Page) -> Markup:
     """TTFT taken apart as the engines' metrics have it; nothing where no record has it."""
     rows = []
+    shares = _shares(page)
     for key, group in page.groups.items():
         taken = [ttft_shares(page.records[row["path"]].telemetry) for row in page.rows[key] if row["use"] == "used"]
         known = [parts for parts in taken if parts]
         if known:
-            means = {name: mean_of([parts.get(f"{name}_ms") for parts in known]) for name in (*TTFT_SHARES, *TTFT_SUMS)}
+            means = {name: mean_of([parts.get(f"{name}_ms") for parts in known]) for name in (*shares, *TTFT_SUMS)}
             cells = [_part_cell(name, value, group) for name, value in means.items()]
             rows.append([*page.setting(key), key[0], bar(means), *cells])
     if not rows:
         return Markup()
-    heading = [*page.headings(), "arm", "share", *PART_WORDS.values(), *TTFT_SUMS]
+    heading = [*page.headings(), "arm", "share", *(PART_WORDS[name] for name in shares), *TTFT_SUMS]
     caption = (
         "Milliseconds, means per request over repeats; error, empty in the strip: measured less the sum; -: no such part. A part "
         "below 0 is none that time can have: the strip leaves it out"
     )
-    legend = (join([tag("span", "■ ", style=f"color: {colour(i)}"), f"{name}  "]) for i, name in enumerate(PART_WORDS.values()))
-    return join([tag("p", *legend), html_table(heading, rows, caption=caption, numbers=len(TTFT_SHARES) + len(TTFT_SUMS))])
+    legend = (join([tag("span", "■ ", style=f"color: {COLOURS[name]}"), f"{PART_WORDS[name]}  "]) for name in shares)
+    return join([tag("p", *legend), html_table(heading, rows, caption=caption, numbers=len(shares) + len(TTFT_SUMS))])
+
+
+def _shares(page: Page) -> tuple[str, ...]:
+    """The parts that the table has columns for: TTFT_UNSPLIT only where some record does not tell what it consists of."""
+    is_told = page.judged.loc[page.judged["use"] == "used", f"ttft_{TTFT_UNSPLIT}_ms"].isna().all()
+    return TTFT_PARTS if is_told else TTFT_SHARES
 
 
 def _part_cell(name: str, value: float | None, group: Group) -> object:
@@ -144,18 +152,15 @@ def _part_cell(name: str, value: float | None, group: Group) -> object:
     return "-" if value is None else tag("a", number_text(value), href=f"#{group.anchor}", class_=how)
 
 
-def colour(i: int) -> str:
-    return f"var(--k{(4, 7, 2, 1, 3, 5, 6)[i]})"
-
-
 def bar(means: Mapping[str, float | None]) -> Markup:
     """The parts' shares of the measured TTFT as a strip, empty where no part explains it; the numbers stand beside it."""
-    known = [(i, means[name] or 0.0) for i, name in enumerate(TTFT_SHARES)]
-    whole = max(sum(value for _, value in known), means["measured"] or 0.0)
+    known = {name: means[name] or 0.0 for name in TTFT_SHARES if name in means}
+    whole = max(sum(known.values()), means["measured"] or 0.0)
     if whole <= 0:
         return Markup("-")
-    spans = (tag("span", style=f"width: {100 * value / whole:.1f}%; background: {colour(i)}") for i, value in known if value > 0)
-    said = ", ".join(f"{name} {100 * known[i][1] / whole:.0f} %" for i, name in enumerate(PART_WORDS.values()))
+    widths = {name: 100 * value / whole for name, value in known.items()}
+    spans = (tag("span", style=f"width: {width:.1f}%; background: {COLOURS[name]}") for name, width in widths.items() if width > 0)
+    said = ", ".join(f"{PART_WORDS[name]} {width:.0f} %" for name, width in widths.items())
     return tag("div", *spans, class_="parts", role="img", aria_label=said, title=said)
 
 
@@ -222,9 +227,7 @@ def _checks(page: Page) -> Markup:
         for check in page.records[str(row.path)].checks:
             counts.setdefault(check.name, {}).setdefault(str(row.series), []).append(check)
     if not counts:
-        return tag(
-            "p", "These records carry no checks of their own: they were made by a pdslurm that wrote reasons only.", class_="soft"
-        )
+        return tag("p", "No measurement was finished, so that no check was made.", class_="soft")
     rows = [[name, *(_outcome(by_arm.get(arm, [])) for arm in arms)] for name, by_arm in counts.items()]
     return html_table(
         ["check", *arms], rows, caption="Checks passed, over all measurements; the evidence of each stands with its measurement"
@@ -232,18 +235,24 @@ def _checks(page: Page) -> Markup:
 
 
 def _outcome(checks: Sequence[Check]) -> Markup:
-    """How often one check was passed; where it never could be, what it said most often."""
-    if checks and all(check.ok is None for check in checks):
+    """How often one check was passed; where it never applied, what it said most often."""
+    if checks and all(check.ok is None and not check.unverified for check in checks):
         return tag("span", Counter(check.said for check in checks).most_common(1)[0][0], class_="soft")
-    return _tally([check.ok for check in checks])
+    return _tally(checks)
 
 
-def _tally(oks: Sequence[bool | None]) -> Markup:
-    passed, failed, unknown = oks.count(True), oks.count(False), oks.count(None)
-    parts: list[object] = [tag("span", f"{passed} of {len(oks)}", class_="good" if oks and passed == len(oks) else None)]
+def _tally(checks: Sequence[Check]) -> Markup:
+    """`20 of 21, 1 failed`: of the checks that apply, how many were passed, failed, or could not be made for want of evidence."""
+    asked = [check for check in checks if check.ok is not None or check.unverified]
+    passed, failed = (sum(check.ok is outcome for check in asked) for outcome in (True, False))
+    parts: list[object] = [tag("span", f"{passed} of {len(asked)}", class_="good" if passed == len(asked) else None)]
     parts += [tag("span", f", {failed} failed", class_="bad")] if failed else []
-    parts += [f", {unknown} unknown"] if unknown else []
-    return join(parts) if oks else Markup("-")
+    parts += [f", {len(asked) - passed - failed} unverified"] if passed + failed < len(asked) else []
+    return join(parts) if asked else Markup("-")
+
+
+def _in_words(check: Check) -> str:
+    return "unverified" if check.unverified else {True: "ok", False: "failed", None: "does not apply"}[check.ok]
 
 
 def measurements(page: Page) -> Markup:
@@ -302,10 +311,10 @@ def _measurement(page: Page, row: Row, *, embed: bool) -> Markup:
 def _check_details(record: Measurement, *, embed: bool) -> Markup:
     """The checks of one measurement with what each found."""
     if not embed or not record.checks:
-        return _tally([c.ok for c in record.checks])
-    rows = [[c.name, {True: "ok", False: "failed", None: "unknown"}[c.ok], c.said, pretty(c.evidence)] for c in record.checks]
+        return _tally(record.checks)
+    rows = [[c.name, _in_words(c), c.said, pretty(c.evidence)] for c in record.checks]
     return tag(
-        "details", tag("summary", _tally([c.ok for c in record.checks])),
+        "details", tag("summary", _tally(record.checks)),
         html_table(["check", "", "found", "evidence"], rows, caption="Checks of this measurement"),
     )  # fmt: skip
 

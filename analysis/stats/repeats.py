@@ -19,6 +19,7 @@ LEFT_OUT = ("failed", "invalid", "superseded")
 ITL_IS = "ITL is the gap between two chunks of an answer, and a chunk may carry several tokens; TPOT counts every token"
 THROUGHPUTS = ("output_throughput_tok_s", "request_throughput_per_s", "total_throughput_tok_s", "output_tok_s_per_gpu")
 OFFERED = "At a fixed request rate throughput is the load that was offered, and judges no arm."
+MOST_CHECKS = 3  # named, of those that lack evidence
 IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 
 
@@ -97,11 +98,13 @@ def left_out_text(judged: pd.DataFrame) -> str:
 
 
 def unverified_text(judged: pd.DataFrame) -> str:
-    """`3 unverified: text (3)`: how many of the records used lack evidence for a decisive check, and for which; empty without."""
+    """`3 unverified: text (3)`: how many of the records used lack evidence for a decisive check, and for which, the commonest
+    first; empty without."""
     lacking = judged.loc[judged["use"] == "used", "unverified"]
     counts = Counter(name for names in lacking for name in names)
-    each = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
-    return f"{int((lacking.map(len) > 0).sum())} unverified: {each}" if counts else ""
+    each = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MOST_CHECKS))
+    more = f" and {plural(len(counts) - MOST_CHECKS, 'more check')}" if len(counts) > MOST_CHECKS else ""
+    return f"{int((lacking.map(len) > 0).sum())} unverified: {each}{more}" if counts else ""
 
 
 def disagrees_text(judged: pd.DataFrame) -> str:

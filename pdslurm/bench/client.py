@@ -212,7 +212,6 @@ def client_facts(result: dict[str, Any]) -> dict[str, Any]:
         "decode_s": sum(ends[i] - firsts[i] for i in good) if None not in (firsts or [None]) and ends else None,
         "decode_tokens": sum(lens[i] - 1 for i in good),
         "prompt_blocks": {str(size): sum(-(-n // size) for n in prompts) for size in BLOCK_SIZES} if prompts else None,
-        "spans": [[round(starts[i] - first, 6), round(starts[i] - first + ends[i], 6)] for i in good] if starts and ends else None,
     }
 
 

@@ -33,7 +33,7 @@ from pdslurm.records.whole_file import write_json, write_text
 from pdslurm.signals import SignalNote
 
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
-NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained")
+NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained", "strict")
 MAKE_MODEL = Path(__file__).parents[1] / "bench" / "make_model.py"
 
 

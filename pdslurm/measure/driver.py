@@ -22,7 +22,7 @@ from pdslurm.errors import (
     ProcessDied,
     ResultsError,
 )
-from pdslurm.measure import transport, warm_up
+from pdslurm.measure import warm_up
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.journal import Journal
@@ -38,6 +38,7 @@ from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
+from pdslurm.validity.kv_path import mismatches
 
 WARM_AGAIN = 8  # prompts for each engine when an arm's router is started again over engines that are warm
 
@@ -164,7 +165,7 @@ class Driver:
                 self._wait_ready(poll, list(urls), "the router")
             self.state.enter("warming up", arm.arm.name)
             self._warm(arm, engines, whole=turn.is_first)
-            for reason in transport.mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
+            for reason in mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
                 self.journal.say(f"{arm.arm.name}: its points will be INVALID: {reason}")
             self.client.settle(self.config.limits.point_s)
             self.journal.event("arm ready", arm=arm.arm.name)

@@ -21,7 +21,11 @@ from pdslurm.plan.points import expected_hit_rate
 from pdslurm.plan.tasks import Task
 from pdslurm.records.measurement import Measurement, metrics_of
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.validity.checks import Demand, checks, reasons
+from pdslurm.validity import kv_path
+from pdslurm.validity.checks import checks, reasons
+from pdslurm.validity.counters import total_of
+from pdslurm.validity.demand import Demand
+from pdslurm.validity.evidence import evidence_of, read_columns
 
 COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 
@@ -49,23 +53,18 @@ class Meter:
         counted = self._counted(before, scraped, arm, result.get("completed") or 0)
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
-        counted["transport"] = transport.as_json(over) if over else None
+        counted["transport"] = kv_path.as_json(over) if over else None
         after = self._gpu_states(engines)
         counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in after.items()} or None
         counted |= ttft_telemetry(counted["engines"], result)
         if samples:
             path = self.folder.beside_raw(record, "timeline")
             timeline.write(path, samples, arm.engine_roles, result.get("began_s") or samples[0][0])
-        wrong_way = transport.mismatches(over, self.config.cluster.network.transport.value)
-        found = checks(result, counted, demand_of(self.config, task, result, counted["engines"]), wrong_way)
-        wrong = reasons(found)
-        result.pop("spans", None)
-        return dataclasses.replace(
+        demand = demand_of(self.config, task, result, counted["engines"])
+        measured = dataclasses.replace(
             record,
             status="done" if result.get("completed") else "failed",
-            valid=not wrong,
-            invalid_reasons=wrong,
-            checks=found,
+            demand=demand.as_json(),
             completed=result.get("completed"),
             failed=result.get("failed"),
             metrics=metrics_of(result),
@@ -74,6 +73,9 @@ class Meter:
             provenance={**record.provenance, "client": result},
             error=None if result.get("completed") else str(result.get("first_error") or "no request completed"),
         )
+        found = checks(evidence_of(measured, read_columns(self.folder.beside_raw(record, "requests"))))
+        wrong = reasons(found, strict=demand.strict)
+        return dataclasses.replace(measured, valid=not wrong, invalid_reasons=wrong, checks=found)
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
@@ -81,8 +83,7 @@ class Meter:
         while True:
             after = self.watch.wait(lambda: telemetry.scrape(scraped))
             counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
-            moved = counted["totals"]["nixl_transfers"]
-            if not arm.arm.topology.moves_by_nixl or moved is None or moved >= completed or deadline.is_over:
+            if deadline.is_over or _is_all_counted(counted, completed, moves=arm.arm.topology.moves_by_nixl):
                 return counted
             self.watch.wait(lambda: time.sleep(0.2))
 
@@ -92,7 +93,7 @@ class Meter:
             return {}
         return self.watch.wait(lambda: self.processes.gpu_states(engines))
 
-    def transports(self, arm: BoundArm) -> dict[str, tuple[transport.KvPath, ...]]:
+    def transports(self, arm: BoundArm) -> dict[str, tuple[kv_path.KvPath, ...]]:
         """What the instances that fetch KV in this arm said about its way, by name; empty for an arm where none moves by NIXL."""
         if not arm.arm.topology.moves_by_nixl:
             return {}
@@ -100,6 +101,14 @@ class Meter:
         for started in self.processes.running:
             logs.get(started.process.name.partition("-part")[0], []).append(started.log)
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
+
+
+def _is_all_counted(counted: Mapping[str, Any], completed: int, *, moves: bool) -> bool:
+    """Whether engines have counted every request, and every transfer where KV moves; what they do not tell is not waited for."""
+    engines = counted["engines"].values()
+    by_role = [total_of([e for e in engines if e["role"] == role], "requests") for role in {e["role"] for e in engines}]
+    waited_for = [*by_role, counted["totals"]["nixl_transfers"] if moves else None]
+    return all(count is None or count >= completed for count in waited_for)
 
 
 def demand_of(config: Config, task: Task, client: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) -> Demand:
@@ -110,9 +119,15 @@ def demand_of(config: Config, task: Task, client: Mapping[str, Any], engines: Ma
     return Demand(
         **_kv(config, topology, engines),
         num_prompts=(client.get("asked") or 0) if point.duration_s else point.num_prompts,
+        input_len=point.input_len if workload.dataset == "random" and not point.mix else 0,
         output_len=point.output_len,
         request_rate=point.request_rate,
         max_concurrency=point.max_concurrency,
+        duration_s=point.duration_s,
+        stream=workload.stream,
+        disaggregated=bool(topology.prefill),
+        gpu_count=topology.nodes * config.cluster.gpus_per_node,
+        strict=config.strict,
         even=workload.dataset != "trace" and not workload.ramp_up,
         prefix_hit_rate=expected_hit_rate(workload, point),
         nixl=topology.moves_by_nixl,

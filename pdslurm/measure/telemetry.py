@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -58,6 +58,13 @@ def difference(before: Sample, after: Sample) -> Sample:
     return {key: value - before.get(key, 0.0) for key, value in after.items()}
 
 
+def has_fallen(before: Sample | None, after: Sample | None) -> bool:
+    """Whether a counter is lower than it was, or gone: its process was started anew in between."""
+    if before is None or after is None:
+        return False
+    return any(after.get(key, -1.0) < value for key, value in before.items() if key[0] != ENGINE_INFO)
+
+
 def total(sample: Sample, names: Iterable[str]) -> float | None:
     """The sum over labels of the first name that is exposed; None when none is."""
     for name in names:
@@ -75,7 +82,7 @@ def scrape(processes: Iterable[Process], *, timeout_s: float = 10.0) -> dict[str
 
 
 def counted(
-    before: Mapping[str, Sample | None], after: Mapping[str, Sample | None], engines: Mapping[str, str], routers: Iterable[str]
+    before: Mapping[str, Sample | None], after: Mapping[str, Sample | None], engines: Mapping[str, str], routers: Sequence[str]
 ) -> dict[str, Any]:
     """The telemetry of one point: totals by counter, the same for each engine, requests for each worker of the router.
 
@@ -95,7 +102,8 @@ def counted(
                 if name in ROUTER_WORKER_COUNTERS and value:
                     worker = dict(labels).get("worker", "")
                     workers[worker] = workers.get(worker, 0.0) + value
-    return {"totals": totals, "engines": by_engine, "router_requests": workers or None}
+    restarted = [name for name in (*engines, *routers) if has_fallen(before.get(name), after.get(name))]
+    return {"totals": totals, "engines": by_engine, "router_requests": workers or None, "restarted": restarted}
 
 
 def cache_facts(sample: Sample) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""From what the client tells of itself and of its requests to three checks: was it the bottleneck, did tokens reach it as the
-engines made them, was the load steady. Pure; bounds and their reasons stand in docs/validity.md."""
+"""From what the client tells of itself and of its requests to two checks: was it the bottleneck, was the load steady. Pure; bounds
+and their reasons stand in docs/validity.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pdslurm.records.measurement import Check
-from pdslurm.validity.counters import total_of
+from pdslurm.validity.answer import missing
+from pdslurm.validity.evidence import NO_REQUESTS, Evidence
 
 MAX_BUSY = 0.8  # of one core: the client is one thread, its mean hides the busiest second, and above this it answers late
 BUSY_FROM_S = 1.0  # a shorter measurement is little more than sending its requests, which is work
@@ -15,16 +15,16 @@ MAX_LAG = 0.2  # of the mean TTFT, to which it adds
 FEW_LOOKS = 20  # at the event loop, of which a mean says nothing: a point of less than a second
 LAG_FLOOR_MS = 10.0  # a scheduler's slice: a machine that engines and client share wakes the client that late
 MAX_SLOWER = 0.01  # of the time of sending: the rate was then lower than ordered; one late wake-up is not that
-MAX_UNDELIVERED = 0.2  # of the client's time for a token may be spent between engine and client
-UNDELIVERED_FLOOR_MS = 1.0  # below this it is the event loops' own pace
 WINDOWS = 4  # how often a mean request has to fit into the time of sending, and how many rounds a closed loop needs
 MAX_UNSERVED = 0.1  # of what arrives may stay in the queue
 FEW = 8  # requests that are too few to tell steady from not
 
 
-def client_process(client: Mapping[str, Any], *, num_prompts: int, rate: float | None) -> Check:
+def client_process(e: Evidence) -> Check:
     """Its thread's share of a core while it measured, and how late it was: its event loop on the average, and against the schedule
-    where requests had to go out at `rate` (vLLM's benchmark scales its arrivals so that the last is due after num_prompts/rate)."""
+    where requests had to go out at a rate (vLLM's benchmark scales its arrivals so that the last is due after num_prompts/rate)."""
+    client, num_prompts = e.client, e.demand.num_prompts
+    rate = e.demand.request_rate if e.demand.even and not e.demand.max_concurrency else None
     busy, lag, sending = (client.get(name) for name in ("client_busy", "loop_lag_ms", "sending_s"))
     looks = client.get("loop_looks") or 0
     late = 1e3 * (sending - num_prompts / rate) if rate and sending is not None else None
@@ -35,7 +35,7 @@ def client_process(client: Mapping[str, Any], *, num_prompts: int, rate: float |
         "mean_ttft_ms": patience,
     }  # fmt: skip
     if busy is None and lag is None:
-        return Check("client", None, "the client does not tell", evidence)
+        return missing("client", "the client does not tell how busy and how late it was", evidence)
     wrong = []
     if busy is not None and busy > MAX_BUSY and (client.get("duration") or 0.0) >= BUSY_FROM_S:
         wrong.append(f"the client used {busy:.2f} of one core, more than {MAX_BUSY:g}: it was the bottleneck")
@@ -50,26 +50,11 @@ def client_process(client: Mapping[str, Any], *, num_prompts: int, rate: float |
     return Check("client", not wrong, "; ".join(wrong) or "the client had time to spare", evidence)
 
 
-def delivery(client: Mapping[str, Any], engines: Mapping[str, Any]) -> Check:
-    """Milliseconds a token as the client saw them against those of the engine cores: from first token to last over the tokens after
-    the first, and `vllm:request_decode_time_seconds` over the same. Between the two are API server, router and client."""
-    spent, tokens = client.get("decode_s"), client.get("decode_tokens")
-    seen = 1e3 * spent / tokens if spent and tokens and client.get("mean_ttft_ms") else None
-    made = _engine_ms_a_token([e for e in engines.values() if e["role"] != "prefill"])
-    evidence = {"client_ms_a_token": seen, "engine_ms_a_token": made, "client_busy": client.get("client_busy")}
-    if seen is None or made is None:
-        return Check("delivery", None, "unknown, or no token after the first", evidence)
-    between = seen - made
-    late = between > max(UNDELIVERED_FLOOR_MS, MAX_UNDELIVERED * seen)
-    said = f"{seen:.2f} ms a token at the client, {made:.2f} in the engines"
-    return Check("delivery", not late, said + (": API servers, router or client held the tokens up" if late else ""), evidence)
-
-
-def _engine_ms_a_token(engines: Sequence[Mapping[str, Any]]) -> float | None:
-    time_s, tokens, requests = (total_of(engines, name) for name in ("decode_time_s", "generation_tokens", "requests"))
-    if time_s is None or tokens is None or requests is None or tokens <= requests:
-        return None
-    return 1e3 * time_s / (tokens - requests)
+def steady(e: Evidence) -> Check:
+    """`steady_state` of the point's requests."""
+    if e.spans is None:
+        return missing("steady_state", NO_REQUESTS)
+    return steady_state(e.spans, rate=e.demand.request_rate, concurrency=e.demand.max_concurrency, even=e.demand.even)
 
 
 def steady_state(

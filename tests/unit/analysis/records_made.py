@@ -38,8 +38,9 @@ def record(
         "seed": 1000 + repeat,
         "sweeps": SWEEPS.get(lengths, ("input",)) if sweeps is None else sweeps,
     }
+    key = content_key([arm, name, prompts, value])
     made = Measurement(
-        key=content_key([arm, name, prompts, value]),
+        key=key,
         run="demo",
         arm=arm,
         source="measured",
@@ -48,7 +49,7 @@ def record(
         invalid_reasons=(),
         point=point,
         arm_info={"disaggregated": arm.startswith("pd"), "gpus": 2},
-        started_at=f"2026-03-10T00:00:{repeat:02d}+00:00",
+        started_at=f"2026-03-10T00:00:{repeat % 60:02d}.{int(key[:8], 16) % 10**6:06d}+00:00",
         wall_s=2.0,
         completed=prompts,
         failed=0,

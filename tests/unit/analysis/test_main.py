@@ -53,6 +53,7 @@ def test_analysis_imports_nothing_of_the_driver(modules: str, of_pdslurm: set[st
     )
     assert not loaded & {"hydra", "omegaconf", "submitit", "vllm", "yaml", "rich"}
     allowed = {"pdslurm", "pdslurm.errors"} | of_pdslurm
-    assert {name for name in loaded if name.startswith("pdslurm") and not name.startswith("pdslurm.records")} == allowed & loaded
+    shared = ("pdslurm.records", "pdslurm.validity")
+    assert {name for name in loaded if name.startswith("pdslurm") and not name.startswith(shared)} == allowed & loaded
     if modules in ("analysis.__main__", "analysis.seeds.claims_table"):
         assert not loaded & {"pandas", "matplotlib", "numpy"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdslurm.measure.transport import KvPath, as_json, kind, kv_paths, mismatches
+from pdslurm.measure.transport import kv_paths
+from pdslurm.validity.kv_path import KvPath, as_json, kind, mismatches
 
 # UCX 1.23, between two nodes without a fabric; what another process writes in between, and vLLM's own lines.
 TCP = """

@@ -46,6 +46,11 @@ def made(**changes: Any) -> Measurement:
     return record("pd_1p1d", **{**more, **changes})
 
 
+def written(**changes: Any) -> Measurement:
+    """`made` without the client's result, which would have to agree with the metrics to be valid."""
+    return made(provenance={**PROVENANCE, "client": {}}, **changes)
+
+
 def run_of(folder: Path) -> Provenance:
     write_json(folder / "plan.json", PLAN)
     (folder / "config.yaml").write_text("cluster: {gpu: H100-80GB}\n")
@@ -104,7 +109,7 @@ def test_the_formats_own_validator_takes_every_exported_file(tmp_path: Path, cap
         "llmd_benchmark_report", reason="llmd-benchmark-report is not installed: pip install -e '.[dev]'"
     )
     run_of(tmp_path / "run")
-    items = [made(repeat=i, rate=rate, concurrency=c) for i, (rate, c) in enumerate([(None, None), (2.5, None), (None, 4)])]
+    items = [written(repeat=i, rate=rate, concurrency=c) for i, (rate, c) in enumerate([(None, None), (2.5, None), (None, 4)])]
     write(tmp_path / "run", [*items, record("route_2", value=None), failed("pd_1p1d", repeat=7), invalid("pd_1p1d", repeat=8)])
     assert main(["export", str(tmp_path / "run"), "--format", "llmd-benchmark-report", "--out", str(tmp_path / "out")]) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
@@ -131,7 +136,7 @@ def test_csv_has_a_line_for_each_record(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str) -> None:
     (tmp_path / "file").write_text("")
-    write(tmp_path / "run", [failed("a") if out == "out" else made()])
+    write(tmp_path / "run", [failed("a") if out == "out" else written()])
     assert main(["export", str(tmp_path / "run"), "--format", "llmd-benchmark-report", "--out", str(tmp_path / out)]) == 2
     assert message in capsys.readouterr().err
 

@@ -23,7 +23,8 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
                 "Lowest mean TPOT: pd at 2 of 2 (distinguishable from every other arm at 1).",
                 "Lowest mean ITL, the gap between two chunks: pd at 2 of 2 (distinguishable from every other arm at 1).",
                 "two equal arms at one setting in three",
-                "8 valid of 8 tried. Evidence: 2 repeats per point, measured, pd KV over unknown.",
+                "8 valid of 8 tried; 8 unverified: ",
+                "Evidence: 2 repeats per point, measured, pd KV over unknown.",
                 "512 pd 2 3.00 [1.00, 5.00]",
                 "everywhere: input_len 512, request_rate inf, max_concurrency inf, num_prompts 24",
             ],
@@ -43,7 +44,12 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
         ([record("pd"), record("route", (512, 512))], ["no setting that two of them have a valid measurement of"], ["Highest"]),
         (
             [*two_arms({"pd": [1.0, 2.0], "route": [5.0, 6.0]}), failed("pd", (512, 512)), record("route", (512, 512))],
-            ["Not every arm", "pd at 1 of 2", "5 valid of 5 tried; left out: 1 failed. Reasons: client exited with code 1 (1)."],
+            [
+                "Not every arm",
+                "pd at 1 of 2",
+                "5 valid of 5 tried; left out: 1 failed; 5 unverified: ",
+                "Reasons: client exited with code 1 (1).",
+            ],
             ["Traceback"],
         ),
         (

@@ -1,0 +1,95 @@
+"""A record and its request file in; the evidence that every check of the point looks at, out."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pdslurm.errors import ResultsError
+from pdslurm.records.measurement import REQUEST_COLUMNS, Measurement
+from pdslurm.validity.demand import Demand, demand_of_record
+
+Requests = Mapping[str, list[float]]  # a column for each of REQUEST_COLUMNS; NaN is unknown
+NO_CLIENT = "the record does not hold the client's result"
+NO_REQUESTS = "the file with a line for each request is not there"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one point.
+
+    `client` is the benchmark client's result without its lists, {} where the record does not hold it; `metrics` are the record's
+    own; `telemetry` is the record's; `requests` is None where the request file is not there; `wall_s` is the whole point's."""
+
+    demand: Demand
+    client: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    telemetry: Mapping[str, Any] = field(default_factory=dict)
+    requests: Requests | None = None
+    itl_bins: Mapping[str, int] = field(default_factory=dict)
+    completed: int = 0
+    wall_s: float | None = None
+
+    @cached_property
+    def engines(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.telemetry.get("engines") or {}
+
+    def of_role(self, *roles: str) -> list[Mapping[str, Any]]:
+        return [engine for engine in self.engines.values() if engine.get("role") in roles]
+
+    @cached_property
+    def answered(self) -> Requests | None:
+        """The requests that were answered, in the order of their start; None where the file is not there."""
+        if self.requests is None:
+            return None
+        kept = [i for i, ok in enumerate(self.requests["ok"]) if ok == 1]
+        return {name: [column[i] for i in kept] for name, column in self.requests.items()}
+
+    @cached_property
+    def spans(self) -> list[tuple[float, float]] | None:
+        """Begin and end of every request that was answered, s from the first request; None where the file is not there."""
+        found = self.answered
+        if found is None:
+            return None
+        return [(start, start + e2el / 1000) for start, e2el in zip(found["start_s"], found["e2el_ms"], strict=True) if e2el >= 0]
+
+
+def evidence_of(record: Measurement, requests: Requests | None) -> Evidence:
+    return Evidence(
+        demand=demand_of_record(record),
+        client=record.provenance.get("client") or {},
+        metrics=record.metrics,
+        telemetry=record.telemetry,
+        requests=requests,
+        itl_bins=record.distributions.get("itl_ms") or {},
+        completed=record.completed or 0,
+        wall_s=record.wall_s or None,
+    )
+
+
+def read_columns(path: Path) -> Requests | None:
+    """The columns of a request file; None where it is not there. Raises ResultsError where it cannot be read."""
+    try:
+        return parse_columns(gzip.decompress(path.read_bytes()).decode("ascii"))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError) as error:
+        raise ResultsError(f"{path}: not a file of requests ({type(error).__name__}: {error})") from error
+
+
+def parse_columns(text: str) -> Requests:
+    """Raises ValueError for a text that is no table of REQUEST_COLUMNS."""
+    head, *lines = text.splitlines()
+    names = head.split(",")
+    if missing := [name for name in REQUEST_COLUMNS if name not in names]:
+        raise ValueError(f"it has no column {missing[0]}")
+    rows = [line.split(",") for line in lines]
+    if wrong := next((n for n, row in enumerate(rows, 2) if len(row) != len(names)), None):
+        raise ValueError(f"line {wrong} has {len(rows[wrong - 2])} cells, not {len(names)}")
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {name: [float(cell) if cell else math.nan for cell in column] for name, column in zip(names, columns, strict=True)}
