@@ -157,9 +157,12 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
 def changed_text(judged: pd.DataFrame) -> list[str]:
     """A sentence that names the records whose stored verdict today's rules do not share; none where all agree."""
     changed = judged[judged["disagrees"] != ""]
-    each = [f"{row.arm} {Path(str(row.path)).name}: {row.disagrees}" for row in changed.head(MOST_CHANGED).itertuples()]
+    each = [
+        f"{row.arm} {Path(str(row.path)).name} ({str(row.disagrees).partition(': ')[0]})"
+        for row in changed.head(MOST_CHANGED).itertuples()
+    ]
     more = f"; {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
-    return [f"Today's rules differ from what the record's file says at {'; '.join(each)}{more}."] if each else []
+    return [f"Judged otherwise today than in its file: {'; '.join(each)}{more}."] if each else []
 
 
 def is_machinery_test(judged: pd.DataFrame) -> bool:
