@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from analysis.__main__ import main
-from analysis.figures import all_figures, crossover, latency, panels
+from analysis.figures import all_figures, breakdown, crossover, latency, panels
 from analysis.figures.activity import amount
 from analysis.figures.all_figures import NEEDS, NO_SLO, drawings
 from analysis.figures.breakdown import REST
@@ -306,6 +306,19 @@ def test_bins_of_one_decade_are_as_fine_as_the_figures_say() -> None:
 @pytest.mark.parametrize(("lengths", "columns"), [([4, 4], 2), ([4] * 5, 5), ([60, 60], 1), ([], 1)])
 def test_legends_have_as_many_columns_as_fit(lengths: list[int], columns: int) -> None:
     assert columns_of(lengths, SCREEN, 7.0) == columns
+
+
+def test_a_part_below_0_lies_left_of_0_and_is_said(tmp_path: Path) -> None:
+    """-1 of the API server, 8 of queue and prefill: the rest goes from 7, their sum, to the 10 that were measured."""
+    none = {"handover_ms": None, "transfer_ms": None, "first_decode_ms": None}
+    ttft = {"api_server_ms": -1.0, "queue_ms": 3.0, "prefill_ms": 5.0, **none, "sum_ms": 7.0, "measured_ms": 10.0, "error_ms": 3.0}
+    judged = repeats.judge(load_runs([save(tmp_path, [record("route_2", value=10.0, telemetry={"ttft": ttft})])]))
+    made = breakdown.ttft_parts(judged.assign(use="used"))
+    assert made
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in made.figure.axes[0].patches if isinstance(bar, Rectangle)]
+    assert [span for span in spans if span[0] != span[1]] == [(0, -1), (0, 3), (3, 8), (7, 10)]
+    assert made.figure.axes[0].get_xlim()[0] < -1
+    assert "In 1 bar a part came out below 0" in made.caption
 
 
 # --- where disaggregation pays
