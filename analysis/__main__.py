@@ -1,14 +1,16 @@
 """`python -m analysis figures|table|summary|report|diff|export RUN...`: run folders in; figures, CSV, text or a page out.
-`seeds` needs no run.
+`withdraw` marks a run as not to be relied on, `seeds` needs no run.
 
 What takes long to import is imported by the command that needs it, so that --help and mistakes answer at once."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   python -m analysis figures runs/demo-1a2b3c --out figures
   python -m analysis figures runs --style paper --slo ttft_ms=500,tpot_ms=50 --only output_len=256,arm=route_4
   python -m analysis table runs | head
+  python -m analysis withdraw runs/demo-1a2b3c --why "The client was the limit"
   python -m analysis seeds
 
 Only measurements that are done and valid are drawn or averaged; what is left out is counted, in the caption and in the summary.
@@ -63,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     seeds = commands.add_parser("seeds", help="what five published texts claim, recomputed, with a verdict on each claim")
     seeds.add_argument("--csv", action="store_true", help="as CSV instead of a table with notes")
+    withdrawal = commands.add_parser("withdraw", help="mark a run: everything drawn from it says that it was withdrawn, and why")
+    withdrawal.add_argument("runs", nargs=1, type=Path, metavar="RUN", help="a run folder")
+    what = withdrawal.add_mutually_exclusive_group(required=True)
+    what.add_argument("--why", metavar="TEXT", help="what is wrong with the run")
+    what.add_argument("--undo", action="store_true", help="take the withdrawal back")
+    for command in (figures, table, summary, report, export, diff):
+        command.add_argument("--strict", action="store_true", help="a measurement with anything unverified is invalid")
     for command in (figures, table, summary, report, export):
         command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=RUN_HELP)
     return top
@@ -92,10 +102,26 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.command == "diff":
         from analysis.report.diff import diff
 
-        return diff(*arguments.runs)
+        return diff(*arguments.runs, strict=arguments.strict)
+    if arguments.command == "withdraw":
+        return withdraw(arguments)
     from analysis.load.frame import load_runs
+    from analysis.stats.repeats import strict
 
-    return of_frame(arguments, load_runs(arguments.runs))
+    frame = load_runs(arguments.runs)
+    return of_frame(arguments, strict(frame) if arguments.strict else frame)
+
+
+def withdraw(arguments: argparse.Namespace) -> str:
+    """Writes or removes the withdrawal of one run."""
+    from analysis.load import withdrawal
+    from analysis.load.frame import one_run
+
+    folder = one_run(arguments.runs[0]).folder
+    if arguments.undo:
+        return f"{withdrawal.undo(folder)} removed\n"
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{withdrawal.withdraw(folder, withdrawal.Withdrawal(arguments.why, at, getpass.getuser()))}\n"
 
 
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:

@@ -106,10 +106,11 @@ def overview(runs: list[RunStatus]) -> Table:
 def points(path: Path) -> Table:
     """A line for each point of one run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("arm", "point", "state", "output tok/s", "mean TTFT ms", "mean ITL ms", "why"):
+    for name in ("arm", "point", "state", "output tok/s", "mean TTFT ms", "mean TPOT ms", "mean ITL ms", "why"):
         table.add_column(name, overflow="fold", justify="right" if name[0] in "om" else "left")
     for record in RunFolder(path).records():
-        numbers = [record.metrics.get(name) for name in ("output_throughput_tok_s", "mean_ttft_ms", "mean_itl_ms")]
+        names = ("output_throughput_tok_s", "mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms")
+        numbers = [record.metrics.get(name) for name in names]
         why = "; ".join(record.invalid_reasons)
         table.add_row(record.arm, record.point["id"], _word(record), *("" if n is None else f"{n:,.1f}" for n in numbers), why)
     return table

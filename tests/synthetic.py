@@ -144,7 +144,14 @@ def telemetry(arm: Arm, at: Setting, ttft: float) -> dict[str, Any]:
     handover, step = (5.0, 0.5 * arm.step_ms) if arm.prefill else (None, None)
     known = prefill + sum(part for part in (transfer, handover, step) if part)
     queue = max(0.0, 0.9 * ttft - known)
-    parts = {"queue_ms": queue, "prefill_ms": prefill, "handover_ms": handover, "transfer_ms": transfer, "first_decode_ms": step}
+    parts = {
+        "api_server_ms": 0.25 * queue,
+        "queue_ms": 0.75 * queue,
+        "prefill_ms": prefill,
+        "handover_ms": handover,
+        "transfer_ms": transfer,
+        "first_decode_ms": step,
+    }
     sums = {"sum_ms": queue + known, "measured_ms": ttft, "error_ms": ttft - queue - known}
     totals = {"nixl_transfers": at.prompts, "nixl_transfer_time_s": at.prompts * transfer / 1000} if transfer else {}
     return {"ttft": {**parts, **sums}, "totals": totals}

@@ -34,7 +34,7 @@ NEEDS = {
     "timeline": "timeline files (raw/ARM/*.timeline.csv.gz) of valid records; telemetry_every_s=0.5 has a run write them",
 }
 NO_SLO = f"an SLO: --slo {EXAMPLE}, or slo in the runs' config.yaml"
-WORDS = {"ttft": "TTFT", "e2el": "E2E latency", "itl": "ITL (time between two tokens)"}
+WORDS = {"ttft": "TTFT", "e2el": "E2E latency", "itl": "ITL"}
 
 
 def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None) -> Iterator[tuple[str, Drawing | str]]:
@@ -56,7 +56,9 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
         settings = len(with_requests(judged, what)[list(SETTING)].drop_duplicates())
         drawing = distributions.cdf(judged, reduced[f"{what}_bins"], request_files.FINE, WORDS[what], style, settings=settings)
         yield _or_needs(f"cdf_{what}", drawing)
-    yield _or_needs("cdf_itl", distributions.cdf(judged, judged["itl_bins"], BINS_PER_DECADE, WORDS["itl"], style))
+    yield _or_needs(
+        "cdf_itl", distributions.cdf(judged, judged["itl_bins"], BINS_PER_DECADE, WORDS["itl"], style, note=repeats.ITL_IS)
+    )
     yield _or_needs("ttft_breakdown", breakdown.ttft_parts(judged, style))
     yield _or_needs("crossover", crossover.crossover(judged, style))
     recorded = timeline.records_to_show(judged, activity.ARMS)

@@ -87,9 +87,9 @@ def set_y(ax: Axes, ticks: int) -> None:
 
 
 def set_plain_x(ax: Axes, ticks: int) -> None:
-    """From zero, not logarithmic."""
-    top = ax.dataLim.x1
-    ax.set_xlim(0, 1.06 * top if math.isfinite(top) and top > 0 else 1)
+    """From zero, or from what lies below it, not logarithmic."""
+    top, low = ax.dataLim.x1, ax.dataLim.x0
+    ax.set_xlim(1.06 * low if math.isfinite(low) and low < 0 else 0, 1.06 * top if math.isfinite(top) and top > 0 else 1)
     ax.xaxis.set_major_locator(MaxNLocator(min(ticks, 6), steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(short_text))
 

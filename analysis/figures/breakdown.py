@@ -19,11 +19,13 @@ from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, Style, canvas, series_styles
 from analysis.load.frame import SETTING
 from analysis.stats import metrics, repeats
-from pdslurm.records.measurement import TTFT_PARTS
+from pdslurm.records.measurement import TTFT_SHARES, TTFT_UNSPLIT
 
 # From light to dark in the order of a request's way, so that neighbours differ in grey print too; hatches tell them apart as well.
 PART_STYLE = {
-    "queue": ("queue", "#F0E442", ""),
+    TTFT_UNSPLIT: ("API server and queue", "#F0E442", "++"),
+    "api_server": ("API server", "#FFF9C4", "oo"),
+    "queue": ("scheduler queue", "#F0E442", ""),
     "prefill": ("prefill", "#E69F00", "////"),
     "handover": ("hand-over", "#FFFFFF", "...."),
     "transfer": ("KV transfer", "#AA3377", "\\\\\\\\"),
@@ -36,8 +38,8 @@ ROW, AROUND = 0.25, 0.62  # inches: of a bar, of a panel beside its bars
 
 
 def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
-    """Queue, prefill, hand-over, transfer and first decode step, and what is left to the measured TTFT. None where no used record
-    has its parts."""
+    """API server, scheduler queue, prefill, hand-over, transfer and first decode step, and what is left to the measured TTFT. None
+    where no used record has its parts."""
     used = judged[judged["use"] == "used"]
     parts = metrics.parts(used)
     if parts.empty:
@@ -49,9 +51,12 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     more = (
         f"In {repeats.plural(over, 'bar')} the parts come to more than what was measured: hatched left of their end" if over else ""
     )
+    below = int((shown[list(TTFT_SHARES)] < 0).any(axis=1).sum())
+    wrong = f"In {repeats.plural(below, 'bar')} a part came out below 0, which no time can be: it lies left of 0" if below else ""
+    old = "Older records do not tell the API server's time from the scheduler's queue" if shown[TTFT_UNSPLIT].any() else ""
     rows = used.merge(drawn, on=list(SETTING))
     caption = caption_of(
-        judged, rows, bars_text(shown["n"]), more, skipped=len(parts[list(SETTING)].drop_duplicates()) - len(drawn)
+        judged, rows, bars_text(shown["n"]), more, wrong, old, skipped=len(parts[list(SETTING)].drop_duplicates()) - len(drawn)
     )
     with mpl.rc_context(style.rc):
         heading = "What the mean TTFT consists of: shorter is better"
@@ -74,20 +79,21 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
 
 def legend(shown: pd.DataFrame) -> list[Artist]:
     """An entry for each part that occurs."""
-    present = [name for name in TTFT_PARTS if (shown[name] > 0).any()]
+    present = [name for name in TTFT_SHARES if (shown[name] != 0).any()]
     patches: list[Artist] = [Patch(**_how(name), label=PART_STYLE[name][0]) for name in present]
     return [*patches, Patch(**REST_HOW, label=REST), Line2D([], [], **MEASURED_HOW, label="measured")]
 
 
 def draw_bars(ax: Axes, panel: pd.DataFrame, factor: float) -> None:
-    """A bar for each row of the panel, empty where the arm has no parts at this setting; the measured mean with its interval."""
-    start = pd.Series(0.0, index=panel.index)
+    """A bar for each row of the panel, empty where the arm has no parts at this setting; the measured mean with its interval.
+    Parts below 0 lie left of 0, one beside the other; the rest goes from the sum of all parts to the measured mean."""
+    right, left = pd.Series(0.0, index=panel.index), pd.Series(0.0, index=panel.index)
     places = list(range(len(panel)))
-    for name in TTFT_PARTS:
-        width = panel[name] * factor
-        ax.barh(places, width, left=start, height=0.62, **_how(name))
-        start = start + width.fillna(0.0)
-    ax.barh(places, panel["rest"] * factor, left=start, height=0.62, **REST_HOW)
+    for name in TTFT_SHARES:
+        width = (panel[name] * factor).fillna(0.0)
+        ax.barh(places, width, left=right.where(width >= 0, left), height=0.62, **_how(name))
+        right, left = right + width.clip(lower=0.0), left + width.clip(upper=0.0)
+    ax.barh(places, panel["rest"] * factor, left=right + left, height=0.62, **REST_HOW)
     mean = panel["mean"] * factor
     known = panel["low"].notna().to_numpy()
     ends = ((panel["mean"] - panel["low"]) * factor, (panel["high"] - panel["mean"]) * factor)

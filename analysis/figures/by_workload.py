@@ -1,4 +1,4 @@
-"""Loaded records in, seed 004's four figures out: a panel for each thing that the workload varied, a line for each arm.
+"""Loaded records in, seed 004's four figures and TPOT's out: a panel for each thing that the workload varied, a line an arm.
 
 No file is read. Nothing is computed here but mean and spread over repeats; what was left out and what the bars are stands in the
 caption."""
@@ -33,13 +33,15 @@ class Quantity:
     axis: str
     unit: str
     better: str
+    note: str = ""  # what its caption says of it
 
 
 QUANTITIES = (
     Quantity("throughput", "output_throughput_tok_s", "Output token throughput", "Output throughput", "tokens/s", "higher"),
     Quantity("request_throughput", "request_throughput_per_s", "Request throughput", "Request throughput", "requests/s", "higher"),
     Quantity("ttft", "mean_ttft_ms", "Mean time to first token (TTFT)", "Mean TTFT", "ms", "lower"),
-    Quantity("itl", "mean_itl_ms", "Mean inter-token latency (ITL)", "Mean ITL", "ms", "lower"),
+    Quantity("tpot", "mean_tpot_ms", "Mean time per output token (TPOT)", "Mean TPOT", "ms", "lower"),
+    Quantity("itl", "mean_itl_ms", "Mean ITL, the gap between two chunks", "Mean ITL", "ms", "lower", repeats.ITL_IS),
 )
 MAX_PANELS = 6  # three rows: what fits on a page with its caption
 SECONDS_FROM_MS = 2000.0
@@ -74,7 +76,7 @@ def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style
     caption = caption_of(
         judged,
         shown,
-        note,
+        note or quantity.note,
         bars_text(counts) if len(counts) else "",
         after=f"{unknown} valid without this number" if unknown else "",
         skipped=len(found) - len(drawn),
@@ -99,9 +101,11 @@ def scale(values: pd.Series[float], unit: str) -> tuple[float, str]:
 
 
 def caption_of(judged: pd.DataFrame, rows: pd.DataFrame, *sentences: str, after: str = "", skipped: int = 0) -> str:
-    """What a reader must know beside the drawing of `rows`: sentences of its own, then load, what was left out, and cautions."""
+    """What a reader must know beside the drawing of `rows`: whether a run was withdrawn, sentences of its own, then
+    load, how many of the tries are valid, and cautions."""
     cautions = repeats.cautions(judged)
     said: Iterable[str] = (
+        repeats.withdrawn_text(judged),
         *sentences,
         load_text(rows),
         repeats.left_out_text(judged),

@@ -3,7 +3,6 @@ tell; a panel for each measure, a field for each setting."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import NAMES
 from analysis.figures.style import SCREEN, Style, canvas
 from analysis.load.frame import SETTING
+from analysis.stats.paired import times_text
 from analysis.stats.repeats import comparable, evenly_spaced
 from analysis.stats.verdict import DISAGGREGATE, EQUAL, TOGETHER, UNDECIDED, Decision, decide
 
@@ -37,7 +37,8 @@ Place = tuple[float, ...]
 
 
 def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
-    """How far the best P/D arm leads the best arm without, at every setting that both kinds have. None for fewer than two."""
+    """The best P/D arm's number as a multiple of the best other arm's, at every setting that both kinds have. None for fewer than
+    two."""
     used = comparable(judged[judged["use"] == "used"])
     decisions = decide(used.dropna(subset=["disaggregated"]))
     settings = pd.DataFrame([d.setting for d in decisions]).drop_duplicates()
@@ -53,8 +54,9 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     shown = [answer for answer in FIELDS if any(d.outcome == answer for d in decisions)]
     handles: list[Artist] = [Patch(**FIELDS[answer], edgecolor="0.3", label=WORDS[answer]) for answer in shown]
     said = (
-        "Each field: the lead of the best arm with separate prefill and decode instances over the best without, as the mean "
-        "ratio of paired repeats; better or worse where its 95 % interval excludes equality"
+        "Each field: the number of the best arm with separate prefill and decode instances as a multiple of the best without, the "
+        "mean ratio of paired repeats. Above ×1 P/D has more: better of a throughput, worse of a latency; better or worse is said "
+        "where the 95 % interval excludes ×1"
     )
     rows = used.merge(settings, on=list(SETTING))
     caption = caption_of(judged, rows, said, f"{every - len(ys)} more rows are not drawn" if every > len(ys) else "")
@@ -65,7 +67,7 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
         heights = [AROUND + ROW * len(ys)] * -(-len(measures) // columns)
         figure, axes = canvas(style, heading, handles, lines, panels=len(measures), columns=columns, heights=heights)
         for ax, measure in zip(axes, measures, strict=True):
-            ax.set_title(measure.words[0].upper() + measure.words[1:], loc="left")
+            ax.set_title(f"{measure.words[0].upper()}{measure.words[1:]}: {measure.better} is better", loc="left")
             draw_fields(ax, [d for d in decisions if d.measure == measure], across, down, xs, ys)
             ax.set_xlabel(NAMES[across][1] if across in NAMES else across)
             ax.set_ylabel(" · ".join(NAMES[name][1] if name in NAMES else name for name in down))
@@ -79,7 +81,7 @@ def _place(decision: Decision, names: Sequence[str]) -> Place:
 def draw_fields(
     ax: Axes, decisions: Sequence[Decision], across: str, down: Sequence[str], xs: Sequence[float], ys: Sequence[Place]
 ) -> None:
-    """A rectangle for each decision, with the lead in per cent. Of several at one place the first is drawn."""
+    """A rectangle for each decision, with the ratio. Of several at one place the first is drawn."""
     filled = set()
     for decision in decisions:
         x, y = xs.index(decision.setting[across]), ys.index(_place(decision, down))
@@ -89,10 +91,7 @@ def draw_fields(
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **FIELDS[decision.outcome], edgecolor="0.3", linewidth=0.6))
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if decision.outcome == EQUAL else None
         colour = "white" if decision.outcome == DISAGGREGATE else "black"
-        lead = 100 * (decision.lead.value - 1)
-        ax.text(
-            x, y, f"{lead:+.0f} %" if math.isfinite(lead) else "?", ha="center", va="center", color=colour, fontsize=8, bbox=box
-        )
+        ax.text(x, y, times_text(decision.ratio), ha="center", va="center", color=colour, fontsize=8, bbox=box)
     ax.set_xlim(-0.5, len(xs) - 0.5)
     ax.set_ylim(-0.5, len(ys) - 0.5)
     ax.set_xticks(range(len(xs)), [_words(x) for x in xs])

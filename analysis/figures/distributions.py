@@ -27,11 +27,11 @@ def shown_settings(used: pd.DataFrame, style: Style) -> pd.DataFrame:
 
 
 def cdf(
-    judged: pd.DataFrame, bins: pd.Series, per_decade: int, what: str, style: Style = SCREEN, *, settings: int = 0
+    judged: pd.DataFrame, bins: pd.Series, per_decade: int, what: str, style: Style = SCREEN, *, settings: int = 0, note: str = ""
 ) -> Drawing | None:
     """The CDF of one latency (`what`: its words), a panel for each setting, a line for each arm over all its repeats. `bins` is a
     column of distributions at the judged records' index; `settings`: how many there are, where only those of `shown_settings` have
-    been read. None where no used record has one."""
+    been read; `note`: what the caption says of the latency. None where no used record has one."""
     known = bins.reindex(judged.index).notna()
     if not (known & (judged["use"] == "used")).any():
         return None
@@ -41,10 +41,10 @@ def cdf(
     rows = used.reset_index().merge(drawn, on=list(SETTING)).set_index("index")
     counts = rows.groupby(["series", *SETTING]).size()
     said = "Markers: median, 95th and 99th percentile, with their 95 % bootstrap intervals over repeats and values"
-    caption = caption_of(judged, rows, f"All values of {repeats.repeats_text(counts)}", said, skipped=settings - len(drawn))
+    caption = caption_of(judged, rows, f"All values of {repeats.repeats_text(counts)}", said, note, skipped=settings - len(drawn))
     shown = {label: line_style for label, line_style in series_styles(judged, style).items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):
-        heading = f"Distribution of {what.partition(' (')[0]}: left is better"
+        heading = f"Distribution of {what}: left is better"
         figure, axes = canvas(style, heading, handles_of(shown), style.wrapped(caption, len(drawn)), panels=len(drawn))
         titles = settings_titles(drawn, style.title_for(len(drawn)), brief=not style.explains)
         for i, (ax, (_, part)) in enumerate(zip(axes, rows.groupby(list(SETTING)), strict=True)):
@@ -53,7 +53,7 @@ def cdf(
             if i % 2 == 0:
                 ax.set_ylabel("Share at most so large" if style.explains else "Share")
             if style.explains or i + 2 >= len(drawn):
-                ax.set_xlabel(f"{what.partition(' (')[0]} (ms)")
+                ax.set_xlabel(f"{what} (ms)")
     return style.drawing(figure, caption)
 
 

@@ -1,6 +1,8 @@
 """Run folders in, one tidy DataFrame out: a row per record (arm × point × repeat), failed and invalid ones too.
 
-An unknown value is NaN, never 0 (of a file or a distribution: None). `request_rate` and `max_concurrency` are inf where the
+An unknown value is NaN, never 0 (of a file or a distribution: None). `transport` is what carried KV, `unknown` where that is not
+told, "" where none moves. `withdrawn` is why the run folder was withdrawn, "" where it was not.
+`request_rate` and `max_concurrency` are inf where the
 workload sets no bound; a length of 0 is the data set's own."""
 
 from __future__ import annotations
@@ -14,13 +16,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.load import withdrawal
 from analysis.load.recheck import Judged, judge_records
 from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import METRICS, TTFT_PARTS, TTFT_SUMS, Measurement, is_overloaded, is_unsteady
+from pdslurm.records.measurement import (
+    METRICS,
+    TTFT_SHARES,
+    TTFT_SUMS,
+    Measurement,
+    is_overloaded,
+    is_unsteady,
+    ttft_shares,
+)
 from pdslurm.records.run_folder import RunFolder
 
 SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
-TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_PARTS, *TTFT_SUMS))
+TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_SHARES, *TTFT_SUMS))
 # itl_bins: an array of (bin, tokens) for pdslurm.records.measurement.BINS_PER_DECADE; the files are there, or None.
 EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
 COLUMNS = (
@@ -31,6 +42,7 @@ COLUMNS = (
     *METRICS,
     *TTFT_COLUMNS,
     *("transfer_ms", *EVIDENCE),
+    *("transport", "withdrawn"),
     *("error", "key", "started_at", "cautions", "folder", "path"),
 )
 NUMBERS = (
@@ -39,6 +51,7 @@ NUMBERS = (
     *TTFT_COLUMNS,
     "transfer_ms",
 )
+SAME = ("run", "arm", "key", "status", "started_at")  # two records that agree in these are one
 RECORDS = "points/*/*.json"
 # Where no run folder is nested, and where walking would be slow.
 SKIPPED = frozenset({"raw", "logs", "__pycache__", "node_modules"})
@@ -62,7 +75,15 @@ def load_runs(runs: Sequence[Path]) -> pd.DataFrame:
     rows = [row(each) for each in judged]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})
-    return frame.drop_duplicates(["run", "arm", "key", "status", "started_at"]).reset_index(drop=True)
+    frame = frame.assign(withdrawn=_withdrawn(frame))
+    return frame.drop_duplicates(list(SAME)).reset_index(drop=True)
+
+
+def _withdrawn(frame: pd.DataFrame) -> pd.Series[str]:
+    """Why each record's run folder was withdrawn, or a copy of the record's."""
+    reasons = {folder: found.why for folder in frame["folder"].unique() if (found := withdrawal.of_folder(Path(folder)))}
+    said = frame["folder"].map(lambda folder: reasons.get(folder, ""))
+    return said.groupby([frame[name] for name in SAME]).transform("max") if reasons else said
 
 
 def only(frame: pd.DataFrame, text: str) -> pd.DataFrame:
@@ -96,6 +117,14 @@ def find_runs(run: Path) -> tuple[RunRecords, ...]:
     if not found:
         raise ResultsError(f"{run}: no records; looked for {RECORDS} in it and in every folder below. {_advice(run)}")
     return found
+
+
+def one_run(path: Path) -> RunRecords:
+    """The one run folder at `path` or below it. Raises ResultsError when there is none, or more than one."""
+    found = find_runs(path)
+    if len(found) > 1:
+        raise ResultsError(f"{path}: holds {len(found)} runs; give one run's folder, such as {found[0].folder}")
+    return found[0]
 
 
 def _walk(run: Path) -> Iterator[RunRecords]:
@@ -148,13 +177,27 @@ def _described(record: Measurement) -> Mapping[str, Any]:
         "gpus": record.arm_info.get("gpus"),
         "instances": record.arm_info.get("instances"),
         "cautions": tuple(record.provenance.get("cautions") or ()),
+        "transport": transport_text(record),
     }
+
+
+def transport_text(record: Measurement) -> str:
+    """`cuda_ipc (shm)`: the transports that carried KV and their kinds. `unknown` where the record does not tell, or not of every
+    engine that fetched KV; empty for an arm in which no KV moves."""
+    told = record.telemetry.get("transport") or {}
+    ways = [way for some in (told.get("engines") or {}).values() for way in some or ()]
+    lanes = [lane for way in ways for lane in way.get("lanes") or ()]
+    names = dict.fromkeys(lane if lane.startswith("libfabric/") else lane.partition("/")[0] for lane in lanes)
+    if told.get("kinds"):
+        kinds = ", ".join(told["kinds"])
+        return f"{', '.join(names)} ({kinds})" if names else kinds
+    return "unknown" if record.arm_info.get("disaggregated") else ""
 
 
 def _ttft_parts(record: Measurement) -> Mapping[str, Any]:
     """The parts of the TTFT, and the mean time of a KV transfer: the part of that name or, where the record has no parts, NIXL's
     time by its transfers."""
-    parts = record.telemetry.get("ttft") or {}
+    parts = ttft_shares(record.telemetry)
     columns = {name: parts.get(name.removeprefix("ttft_")) for name in TTFT_COLUMNS}
     totals = record.telemetry.get("totals") or {}
     transfers, time_s = totals.get("nixl_transfers"), totals.get("nixl_transfer_time_s")

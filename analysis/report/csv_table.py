@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-LATENCIES = ("ttft", "itl", "tpot", "e2el")
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
 TABLE_COLUMNS = (
     *(
         "arm",
@@ -22,6 +22,7 @@ TABLE_COLUMNS = (
     *("output_throughput_tok_s", "request_throughput_per_s"),
     *(f"{stat}_{what}_ms" for what in LATENCIES for stat in ("mean", "p50", "p99")),
     *("run", "num_prompts", "load", "duration_s", "status", "invalid_reasons", "key"),
+    *("unverified", "stored_valid", "disagrees", "transport", "withdrawn"),
 )
 WHOLE = ("completed", "failed")  # floats in the frame, for they may be unknown
 BOUNDS = ("request_rate", "max_concurrency")
@@ -35,7 +36,7 @@ def records_table(frame: pd.DataFrame) -> pd.DataFrame:
     shown = ordered[list(TABLE_COLUMNS)].astype(dict.fromkeys(WHOLE, "Int64"))
     for name in BOUNDS:
         shown[name] = shown[name].map(lambda value: f"{value:g}")  # `inf`, and 16 rather than 16.0
-    return shown.assign(invalid_reasons=shown["invalid_reasons"].map("; ".join))
+    return shown.assign(**{name: shown[name].map("; ".join) for name in ("invalid_reasons", "unverified")})
 
 
 def to_csv(frame: pd.DataFrame) -> str:

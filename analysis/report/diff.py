@@ -15,18 +15,18 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load.frame import SETTING, find_runs, load_runs
+from analysis.load.frame import SETTING, load_runs, one_run
 from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
-from pdslurm.errors import ResultsError
 from pdslurm.records.command_line import options
 from pdslurm.records.t_interval import t_95
 
 METRICS = {
     "output_throughput_tok_s": "output tok/s",
     "mean_ttft_ms": "mean TTFT ms",
-    "mean_itl_ms": "mean ITL ms",
+    "mean_tpot_ms": "mean TPOT ms",
+    "mean_itl_ms": "mean ITL ms (between chunks)",
     "p99_ttft_ms": "p99 TTFT ms",
 }
 PLACE = ("run_dir", "run_root")  # where a run lies
@@ -54,10 +54,11 @@ class Difference:
         return "not distinguishable" if self.low <= 0 <= self.high else "differs"
 
 
-def diff(first: Path, second: Path) -> str:
-    """The whole text. Raises ResultsError when a path is not exactly one run's folder."""
-    a, b = one_run(first), one_run(second)
-    out = [f"A: {a.path}", f"B: {b.path}"]
+def diff(first: Path, second: Path, *, strict: bool = False) -> str:
+    """The whole text. Raises ResultsError when a path is not exactly one run's folder. `strict`: what is unverified is invalid."""
+    a, b = (Provenance(one_run(path).folder) for path in (first, second))
+    frames = [load_runs([run.path]) for run in (a, b)]
+    out = [f"{name}: {run.path}{_withdrawn(frame)}" for name, run, frame in zip("AB", (a, b), frames, strict=True)]
     for heading, found in (
         ("configuration (config.yaml)", between(a.config, b.config, skipped=PLACE)),
         ("versions, host and code (versions.json)", between(a.versions, b.versions, skipped=MOMENT)),
@@ -70,14 +71,13 @@ def diff(first: Path, second: Path) -> str:
             else f"{heading}: unknown: {_missing(a, b)}",
         ]
         out += [f"  {line}" for line in found or ()]
-    return "\n".join([*out, "", *results(load_runs([a.path]), load_runs([b.path])), ""])
+    judged = [repeats.strict(frame) if strict else frame for frame in frames]
+    return "\n".join([*out, "", *results(*judged), ""])
 
 
-def one_run(path: Path) -> Provenance:
-    found = find_runs(path)
-    if len(found) > 1:
-        raise ResultsError(f"{path}: holds {len(found)} runs; give one run's folder, such as {found[0].folder}")
-    return Provenance(found[0].folder)
+def _withdrawn(frame: pd.DataFrame) -> str:
+    said = repeats.withdrawn_text(frame)
+    return f"  {said}" if said else ""
 
 
 def _missing(a: Provenance, b: Provenance) -> str:

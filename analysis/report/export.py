@@ -45,7 +45,7 @@ def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
     paths = []
     for row in judged[judged["use"] == "used"].itertuples():
         record = load_record(Path(str(row.path)))
-        value = benchmark_report(record, runs[row.folder])
+        value = benchmark_report(record, runs[row.folder], str(row.withdrawn))
         name = out / record.run / record.arm / f"{record.point['id']}-{record.key}.yaml"
         paths.append(write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True), advice=ADVICE))
     if not paths:
@@ -53,12 +53,13 @@ def export(frame: pd.DataFrame, kind: str, out: Path) -> list[Path]:
     return paths
 
 
-def benchmark_report(record: Measurement, run: Provenance) -> dict[str, Any]:
-    """One measurement in schema 0.2.1; what is not known is left out."""
+def benchmark_report(record: Measurement, run: Provenance, withdrawn: str = "") -> dict[str, Any]:
+    """One measurement in schema 0.2.1; what is not known is left out. `withdrawn`: why its run was withdrawn, empty if not."""
     began = datetime.fromisoformat(record.started_at)
     ended = began + timedelta(seconds=record.wall_s)
     aggregate = {"requests": requests(record), "latency": latency(record), "throughput": rates(record)}
     info, cautions = record.arm_info, record.provenance.get("cautions") or []
+    gone = f"WITHDRAWN, not to be relied on: {withdrawn}; " if withdrawn else ""
     limits = f"; limits of the evidence: {'; '.join(cautions)}" if cautions else ""
     value = {
         "version": SCHEMA,
@@ -67,8 +68,8 @@ def benchmark_report(record: Measurement, run: Provenance) -> dict[str, Any]:
             "eid": record.run,
             "cid": info.get("cluster"),
             "time": {"start": began.isoformat(), "end": ended.isoformat(), "duration": f"PT{record.wall_s}S"},
-            "description": f"{info.get('model', 'unknown model')}, arm {record.arm}, {record.source} by pdslurm{limits}",
-            "keywords": ["pdslurm", record.source, record.arm],
+            "description": f"{gone}{info.get('model', 'unknown model')}, arm {record.arm}, {record.source} by pdslurm{limits}",
+            "keywords": ["pdslurm", record.source, record.arm, *(["withdrawn"] if withdrawn else [])],
         },
         "scenario": {"stack": stack(record, run) or None, "load": load_section(record)},
         "results": {"request_performance": {"aggregate": aggregate}},

@@ -30,7 +30,7 @@ from analysis.report.summary import summary
 from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
 from analysis.stats.capacity import capacities_of
-from analysis.stats.paired import percent_text
+from analysis.stats.paired import ratio_text
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import decisions_of
 from pdslurm.errors import ResultsError
@@ -109,9 +109,10 @@ def head(judged: pd.DataFrame, runs: Sequence[Provenance]) -> Markup:
     when = sorted(judged["started_at"].astype(str))
     days = f"{when[0][:16].replace('T', ' ')} to {when[-1][:16].replace('T', ' ')} UTC"
     line = f"{'; '.join(dict.fromkeys(where))} · {repeats.plural(len(arms), 'arm')} · {days} · {repeats.left_out_text(judged)}"
-    cautions = repeats.cautions(judged)
+    cautions, gone = repeats.cautions(judged), repeats.withdrawn_text(judged)
+    banner = tag("p", tag("strong", gone), class_="caution", role="alert") if gone else None
     caution = tag("p", tag("strong", "Limits of the evidence: "), "; ".join(cautions), class_="caution") if cautions else None
-    return join([tag("h1", title_of(judged)), tag("p", line, class_="soft"), caution])
+    return join([tag("h1", title_of(judged)), banner, tag("p", line, class_="soft"), caution])
 
 
 def verdict(judged: pd.DataFrame) -> Markup:
@@ -125,7 +126,8 @@ def verdict(judged: pd.DataFrame) -> Markup:
 
 
 def decisions(judged: pd.DataFrame) -> Markup | None:
-    """How far the best P/D arm leads the best arm without, at every setting; nothing where arms of one kind are missing."""
+    """The best P/D arm's number as a multiple of the best other arm's, at every setting; nothing where arms of one kind are
+    missing."""
     used = comparable(judged[judged["use"] == "used"])
     settings = used.groupby(list(SETTING)).ngroups
     if settings > MOST_DECISIONS:
@@ -133,13 +135,26 @@ def decisions(judged: pd.DataFrame) -> Markup | None:
     found = decisions_of(used, capacities_of(judged))
     if not found:
         return None
+    over = repeats.transports(used)
     words = [", ".join(fixed_text(name, value) for name, value in d.setting.items()) for d in found]
     rows = [
-        [setting, d.measure.words, d.pd_arm, d.plain_arm, percent_text(d.lead), d.lead.pairs, d.outcome]
+        [
+            setting,
+            f"{d.measure.words}, {d.measure.better} is better",
+            d.pd_arm,
+            over.get(d.pd_arm, "unknown"),
+            d.plain_arm,
+            f"{ratio_text(d.ratio)} times the other's",
+            d.ratio.pairs,
+            d.outcome,
+        ]
         for d, setting in zip(found, words, strict=True)
     ]
-    heading = ["workload", "by", "best P/D arm", "best other arm", "P/D leads by", "pairs", "answer"]
-    caption = "Ratio of paired repeats with its 95 % interval from 3 pairs on; a negative lead is a loss"
+    heading = ["workload", "by", "best P/D arm", "its KV over", "best other arm", "P/D's number is", "pairs", "answer"]
+    caption = (
+        "The P/D arm's number over the other's: ratio of paired repeats with its 95 % interval from 3 pairs on. "
+        "Above 1 it is better by what should be high, and worse by a latency"
+    )
     count = tag("summary", repeats.plural(len(rows), "comparison"))
     return tag("details", count, html_table(heading, rows, caption=caption))
 

@@ -19,10 +19,14 @@ from analysis.report.markup import Markup, href, html_table, join, link, tag
 from analysis.report.summary import number_text
 from analysis.report.svg_chart import CHART_METRICS, Group, Key
 from analysis.stats import repeats
-from pdslurm.records.measurement import TTFT_PARTS, TTFT_SUMS, Check, Measurement
+from pdslurm.records.measurement import TTFT_PARTS, TTFT_SHARES, TTFT_SUMS, TTFT_UNSPLIT, Check, Measurement, ttft_shares
 
 MOST_JSON = 4_000_000  # bytes of records in the page; beyond that the links have to do
-PART_WORDS = {part: part for part in TTFT_PARTS} | {"handover": "hand-over", "first_decode": "first decode step"}
+PART_WORDS = {part: part for part in TTFT_SHARES} | {
+    TTFT_UNSPLIT: "API server and queue", "api_server": "API server", "queue": "scheduler queue",
+    "handover": "hand-over", "first_decode": "first decode step",
+}  # fmt: skip
+COLOURS = {name: f"var(--k{i})" for name, i in zip(TTFT_SHARES, (4, 7, 2, 1, 3, 5, 6), strict=True)}
 
 Row = Mapping[str, Any]  # of the judged frame
 
@@ -116,33 +120,47 @@ def _spread(row: Row, group: Group) -> Markup:
 def ttft(page: Page) -> Markup:
     """TTFT taken apart as the engines' metrics have it; nothing where no record has it."""
     rows = []
+    shares = _shares(page)
     for key, group in page.groups.items():
-        taken = [page.records[row["path"]].telemetry.get("ttft") for row in page.rows[key] if row["use"] == "used"]
+        taken = [ttft_shares(page.records[row["path"]].telemetry) for row in page.rows[key] if row["use"] == "used"]
         known = [parts for parts in taken if parts]
         if known:
-            means = {name: mean_of([parts.get(f"{name}_ms") for parts in known]) for name in (*TTFT_PARTS, *TTFT_SUMS)}
-            cells = ["-" if value is None else tag("a", number_text(value), href=f"#{group.anchor}") for value in means.values()]
+            means = {name: mean_of([parts.get(f"{name}_ms") for parts in known]) for name in (*shares, *TTFT_SUMS)}
+            cells = [_part_cell(name, value, group) for name, value in means.items()]
             rows.append([*page.setting(key), key[0], bar(means), *cells])
     if not rows:
         return Markup()
-    heading = [*page.headings(), "arm", "share", *PART_WORDS.values(), *TTFT_SUMS]
-    caption = "Milliseconds, means per request over repeats; error, empty in the strip: measured less the sum; -: no such part"
-    legend = (join([tag("span", "■ ", style=f"color: {colour(i)}"), f"{name}  "]) for i, name in enumerate(PART_WORDS.values()))
-    return join([tag("p", *legend), html_table(heading, rows, caption=caption, numbers=len(TTFT_PARTS) + len(TTFT_SUMS))])
+    heading = [*page.headings(), "arm", "share", *(PART_WORDS[name] for name in shares), *TTFT_SUMS]
+    caption = (
+        "Milliseconds, means per request over repeats; error, empty in the strip: measured less the sum; -: no such part. A part "
+        "below 0 is none that time can have: the strip leaves it out"
+    )
+    legend = (join([tag("span", "■ ", style=f"color: {COLOURS[name]}"), f"{PART_WORDS[name]}  "]) for name in shares)
+    return join([tag("p", *legend), html_table(heading, rows, caption=caption, numbers=len(shares) + len(TTFT_SUMS))])
 
 
-def colour(i: int) -> str:
-    return f"var(--k{(2, 1, 3, 5, 6)[i]})"
+def _shares(page: Page) -> tuple[str, ...]:
+    """The parts that the table has columns for: TTFT_UNSPLIT only where some record does not tell what it consists of."""
+    is_told = page.judged.loc[page.judged["use"] == "used", f"ttft_{TTFT_UNSPLIT}_ms"].isna().all()
+    return TTFT_PARTS if is_told else TTFT_SHARES
+
+
+def _part_cell(name: str, value: float | None, group: Group) -> object:
+    """A number that leads to its measurements, marked where a part is below 0."""
+    is_wrong = value is not None and value < 0 and name in TTFT_SHARES
+    how = "bad" if is_wrong else None
+    return "-" if value is None else tag("a", number_text(value), href=f"#{group.anchor}", class_=how)
 
 
 def bar(means: Mapping[str, float | None]) -> Markup:
     """The parts' shares of the measured TTFT as a strip, empty where no part explains it; the numbers stand beside it."""
-    known = [(i, means[name] or 0.0) for i, name in enumerate(TTFT_PARTS)]
-    whole = max(sum(value for _, value in known), means["measured"] or 0.0)
+    known = {name: means[name] or 0.0 for name in TTFT_SHARES if name in means}
+    whole = max(sum(known.values()), means["measured"] or 0.0)
     if whole <= 0:
         return Markup("-")
-    spans = (tag("span", style=f"width: {100 * value / whole:.1f}%; background: {colour(i)}") for i, value in known if value > 0)
-    said = ", ".join(f"{name} {100 * known[i][1] / whole:.0f} %" for i, name in enumerate(PART_WORDS.values()))
+    widths = {name: 100 * value / whole for name, value in known.items()}
+    spans = (tag("span", style=f"width: {width:.1f}%; background: {COLOURS[name]}") for name, width in widths.items() if width > 0)
+    said = ", ".join(f"{PART_WORDS[name]} {width:.0f} %" for name, width in widths.items())
     return tag("div", *spans, class_="parts", role="img", aria_label=said, title=said)
 
 
@@ -159,6 +177,27 @@ def validity(page: Page) -> Markup:
     if len(lost):
         rows = [_left_out_row(page, row) for some in page.rows.values() for row in some if row["use"] != "used"]
         out.append(html_table(["arm", "point", "", "why", "record"], rows, caption="Left out of every figure, mean and verdict"))
+    changed = [row for some in page.rows.values() for row in some if row["disagrees"] != ""]
+    if changed:
+        rows = [
+            [row["series"], str(page.records[row["path"]].point.get("id")), row["disagrees"], _link(page, row)] for row in changed
+        ]
+        out.append(
+            html_table(
+                ["arm", "point", "difference", "record"],
+                rows,
+                caption="Judged otherwise by today's rules than in the record's file",
+            )
+        )
+    lacking = [row for some in page.rows.values() for row in some if row["unverified"]]
+    if lacking:
+        rows = [
+            [row["series"], str(page.records[row["path"]].point.get("id")), ", ".join(row["unverified"]), _link(page, row)]
+            for row in lacking
+        ]
+        out.append(
+            html_table(["arm", "point", "unverified", "record"], rows, caption="Without the evidence that a decisive check needs")
+        )
     out.append(_checks(page))
     return join(out)
 
@@ -219,8 +258,19 @@ def _in_words(check: Check) -> str:
 def measurements(page: Page) -> Markup:
     """Every record, grouped as the marks are: its numbers, its files, its JSON."""
     size = sum(Path(path).stat().st_size for path in page.records)
-    heading = ["repeat", "use", "seed", "completed", "output tok/s", "mean TTFT ms", "mean ITL ms", "checks", "files"]
-    kinds = ["n" if 4 <= i <= 6 else None for i in range(len(heading))]
+    heading = [
+        "repeat",
+        "use",
+        "seed",
+        "completed",
+        "output tok/s",
+        "mean TTFT ms",
+        "mean TPOT ms",
+        "mean ITL ms",
+        "checks",
+        "files",
+    ]
+    kinds = ["n" if 4 <= i <= 7 else None for i in range(len(heading))]
     head = tag("thead", tag("tr", *(tag("th", h, scope="col", class_=kind) for h, kind in zip(heading, kinds, strict=True))))
     bodies = []
     for key, group in page.groups.items():
@@ -249,13 +299,13 @@ def _measurement(page: Page, row: Row, *, embed: bool) -> Markup:
         files += [" ", link(raw, page.start, "raw")]
     if embed:
         files += [" ", tag("details", tag("summary", "JSON"), tag("pre", pretty(asdict(record))))]
-    numbers = (row["output_throughput_tok_s"], row["mean_ttft_ms"], row["mean_itl_ms"])
+    numbers = (row["output_throughput_tok_s"], row["mean_ttft_ms"], row["mean_tpot_ms"], row["mean_itl_ms"])
     cells = [
         row["repeat"], tag("span", row["use"], class_=None if row["use"] == "used" else "bad"), row["seed"],
         f"{cell(row['completed'])} of {row['num_prompts']}", *(number_text(n) if pd.notna(n) else "-" for n in numbers),
         _check_details(record, embed=embed), join(files),
     ]  # fmt: skip
-    return tag("tr", *(tag("td", c, class_="n" if 4 <= i <= 6 else None) for i, c in enumerate(cells)))
+    return tag("tr", *(tag("td", c, class_="n" if 4 <= i <= 7 else None) for i, c in enumerate(cells)))
 
 
 def _check_details(record: Measurement, *, embed: bool) -> Markup:

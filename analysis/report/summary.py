@@ -4,9 +4,11 @@ Two arms are distinguishable only where their intervals or ranges do not overlap
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,6 +22,7 @@ from analysis.stats.verdict import verdict
 WIDTH = 100
 KEYS = ("series", *SETTING)
 MOST_REASONS = 3
+MOST_CHANGED = 3  # records named whose stored verdict differs from today's
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Criterion:
 CRITERIA = (
     Criterion("output_throughput_tok_s", "highest output throughput", "output tok/s", largest=True),
     Criterion("mean_ttft_ms", "lowest mean TTFT", "mean TTFT ms", largest=False),
-    Criterion("mean_itl_ms", "lowest mean ITL", "mean ITL ms", largest=False),
+    Criterion("mean_tpot_ms", "lowest mean TPOT", "mean TPOT ms", largest=False),
+    Criterion("mean_itl_ms", "lowest mean ITL, the gap between two chunks", "mean ITL ms", largest=False),
 )
 
 
@@ -45,7 +49,9 @@ def summary(frame: pd.DataFrame) -> str:
     used = judged[judged["use"] == "used"]
     rates = capacities_of(judged)
     by_arm = ranking(comparable(used)) if rates.empty else capacity_sentences(judged, used, rates)
-    paragraphs = [" ".join(sentences) for sentences in (verdict(comparable(used), rates), by_arm, evidence(judged, used))]
+    gone = repeats.withdrawn_text(judged)
+    said = ([f"{gone}."] if gone else [], verdict(comparable(used), rates), by_arm, evidence(judged, used))
+    paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
     return f"{text}\n\n{table_text(used)}" if len(used) else f"{text}\n"
@@ -77,7 +83,8 @@ def ranking(used: pd.DataFrame) -> list[str]:
     sentences = [f"{arms} arms at {repeats.plural(len(settings), 'setting')}."]
     if (settings < arms).any():
         sentences.append(f"Not every arm has a valid measurement of every setting: {_missing(used, len(settings))}.")
-    return [*sentences, *(winners(used, criterion) for criterion in CRITERIA), grounds(used)]
+    sentences += [text for criterion in CRITERIA if (text := winners(repeats.telling(used, criterion.metric), criterion))]
+    return [*sentences, *([repeats.OFFERED] if (used["request_rate"] < math.inf).any() else []), grounds(used)]
 
 
 def _missing(used: pd.DataFrame, settings: int) -> str:
@@ -86,7 +93,10 @@ def _missing(used: pd.DataFrame, settings: int) -> str:
 
 
 def winners(used: pd.DataFrame, criterion: Criterion) -> str:
-    """`Lowest mean ITL: pd_1p3d at 7 of 8 (distinguishable from every other arm at 5), route_4 at 1 (not distinguishable).`"""
+    """`Lowest mean TTFT: pd_1p3d at 7 of 8 (distinguishable from every other arm at 5), route_4 at 1 (not distinguishable).` Empty
+    where nothing of `used` may be ranked by it."""
+    if used.empty:
+        return ""
     best = leaders(used, criterion)
     if best.empty:
         return f"No {criterion.metric} to compare."
@@ -135,12 +145,24 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
         reasons = repeats.reasons(judged)
         said = [f"{reason} ({count})" for reason, count in list(reasons.items())[:MOST_REASONS]]
         sentences += [f"Reasons: {'; '.join(said)}{'; …' if len(reasons) > MOST_REASONS else ''}."] if said else []
+    sentences += changed_text(judged)
     basis = [repeats.repeats_text(used.groupby(list(KEYS)).size())] if len(used) else []
     sources = sorted(judged["source"].unique())
     basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
-    basis += repeats.cautions(judged)
+    basis += [text for text in [repeats.transport_text(judged)] if text] + list(repeats.cautions(judged))
     worth = " — this shows that the machinery works; it is not a result" if is_machinery_test(judged) else ""
     return [*sentences, f"Evidence: {', '.join(basis)}{worth}."]
+
+
+def changed_text(judged: pd.DataFrame) -> list[str]:
+    """A sentence that names the records whose stored verdict today's rules do not share; none where all agree."""
+    changed = judged[judged["disagrees"] != ""]
+    each = [
+        f"{row.arm} {Path(str(row.path)).name} ({str(row.disagrees).partition(': ')[0]})"
+        for row in changed.head(MOST_CHANGED).itertuples()
+    ]
+    more = f"; {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
+    return [f"Judged otherwise today than in its file: {'; '.join(each)}{more}."] if each else []
 
 
 def is_machinery_test(judged: pd.DataFrame) -> bool:
@@ -160,7 +182,7 @@ def table_text(used: pd.DataFrame) -> str:
     shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": "repeats"})
     cells = [list(map(str, shown.columns)), *([cell_text(cell) for cell in row] for row in shown.itertuples(index=False))]
     fixed = ", ".join(f"{name} {cell_text(used[name].iloc[0])}" for name in SETTING if name not in varied)
-    above = "mean over repeats [95 % t interval from 3 repeats on, smallest and largest of 2]"
+    above = f"mean over repeats [95 % t interval from 3 repeats on, smallest and largest of 2]\n{repeats.ITL_IS}"
     return "\n".join([above, *([f"everywhere: {fixed}"] if fixed else []), *aligned(cells, left=len(varied)), ""])
 
 

@@ -40,9 +40,11 @@ class ChartMetric:
 CHART_METRICS = (
     ChartMetric("output_throughput_tok_s", "Output token throughput", "Output throughput", "tokens/s", "higher"),
     ChartMetric("mean_ttft_ms", "Mean time to first token (TTFT)", "Mean TTFT", "ms", "lower"),
-    ChartMetric("mean_itl_ms", "Mean inter-token latency (ITL)", "Mean ITL", "ms", "lower"),
+    ChartMetric("mean_tpot_ms", "Mean time per output token (TPOT)", "Mean TPOT", "ms", "lower"),
+    ChartMetric("mean_itl_ms", "Mean inter-token latency (ITL), the gap between two chunks", "Mean ITL", "ms", "lower"),
     ChartMetric("p99_ttft_ms", "99th percentile of TTFT", "p99 TTFT", "ms", "lower"),
-    ChartMetric("p99_itl_ms", "99th percentile of ITL", "p99 ITL", "ms", "lower"),
+    ChartMetric("p99_tpot_ms", "99th percentile of TPOT", "p99 TPOT", "ms", "lower"),
+    ChartMetric("p99_itl_ms", "99th percentile of ITL, the gap between two chunks", "p99 ITL", "ms", "lower"),
     ChartMetric("mean_e2el_ms", "Mean end-to-end latency", "Mean latency", "ms", "lower"),
     ChartMetric("request_throughput_per_s", "Request throughput", "Request throughput", "requests/s", "higher"),
 )

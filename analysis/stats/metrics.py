@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.load.frame import SETTING
 from analysis.load.request_files import Bins
 from analysis.stats import repeats
-from pdslurm.records.measurement import TTFT_PARTS
+from pdslurm.records.measurement import TTFT_SHARES, TTFT_UNSPLIT
 
 DRAWS = 500  # of a bootstrap: its ends are then good to about a tenth of the interval's width
 KEYS = ("series", *SETTING)
@@ -68,19 +68,28 @@ def floor_for(floors: pd.DataFrame, output_len: float | str, load: float | str) 
 
 
 def parts(used: pd.DataFrame) -> pd.DataFrame:
-    """Where the mean TTFT goes: columns KEYS, n, mean, low, high (the measured TTFT), each of TTFT_PARTS in ms (0 where the arm has
-    none or none is known) and `rest`: measured less all of them, negative where they come to more."""
-    some = used[[f"ttft_{part}_ms" for part in TTFT_PARTS]].notna().any(axis=1)
+    """Where the mean TTFT goes: columns KEYS, n, mean, low, high (the measured TTFT), each of TTFT_SHARES in ms (0 where the arm
+    has none or none is known, negative where it came out so) and `rest`: measured less all of them,
+    negative where they come to more.
+    Where one repeat does not tell API server and queue apart, none of its group does."""
+    some = used[[f"ttft_{part}_ms" for part in TTFT_SHARES]].notna().any(axis=1)
     known = used[some & used["ttft_measured_ms"].notna()]
     if known.empty:
-        return pd.DataFrame(columns=[*KEYS, "n", "mean", "low", "high", *TTFT_PARTS, "rest"])
+        return pd.DataFrame(columns=[*KEYS, "n", "mean", "low", "high", *TTFT_SHARES, "rest"])
     measured = repeats.aggregate(known, "ttft_measured_ms", KEYS)
-    columns = {f"ttft_{part}_ms": part for part in TTFT_PARTS}
+    columns = {f"ttft_{part}_ms": part for part in TTFT_SHARES}
+    whole, apart = f"ttft_{TTFT_UNSPLIT}_ms", ["ttft_api_server_ms", "ttft_queue_ms"]
+    mixed = known.groupby(list(KEYS))[whole].transform("count") > 0
+    known = known.assign(
+        **{
+            whole: known[whole].fillna(known[apart].sum(axis=1, min_count=2)).where(mixed),
+            **{name: known[name].mask(mixed) for name in apart},
+        }
+    )
     means = known.groupby(list(KEYS))[list(columns)].mean().rename(columns=columns).reset_index()
-    # A part that is a difference of two clocks can come out a little below 0.
-    means[list(TTFT_PARTS)] = means[list(TTFT_PARTS)].clip(lower=0.0).fillna(0.0)
+    means[list(TTFT_SHARES)] = means[list(TTFT_SHARES)].fillna(0.0)
     out = measured.merge(means, on=list(KEYS))
-    return out.assign(rest=out["mean"] - out[list(TTFT_PARTS)].sum(axis=1))
+    return out.assign(rest=out["mean"] - out[list(TTFT_SHARES)].sum(axis=1))
 
 
 # --- distributions

@@ -65,7 +65,18 @@ def ratio_of(one: Mapping[Pair, float], other: Mapping[Pair, float]) -> Ratio:
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
-def percent_text(ratio: Ratio) -> str:
-    """`12 % [8, 16]`: how much more the first has; `12 %` where the spread is not known."""
-    value, low, high = (100 * (bound - 1) for bound in (ratio.value, ratio.low, ratio.high))
-    return f"{value:.3g} % [{low:.3g}, {high:.3g}]" if ratio.is_known else f"{value:.3g} %"
+def ratio_text(ratio: Ratio) -> str:
+    """`2.6 [2.1, 3.2]`: how many times the second's number the first's is; `2.6` where the spread is not known, `?` where nothing
+    is."""
+    value, low, high = (_digits(bound) for bound in (ratio.value, ratio.low, ratio.high))
+    return f"{value} [{low}, {high}]" if ratio.is_known else value
+
+
+def times_text(ratio: Ratio) -> str:
+    """`×2.6`, `?` where it is not known."""
+    return "?" if math.isnan(ratio.value) else f"×{_digits(ratio.value)}"
+
+
+def _digits(value: float) -> str:
+    """Three digits; a whole number from 1000 on."""
+    return "?" if math.isnan(value) else f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,6 +16,10 @@ T = TypeVar("T")
 # Why a record is not drawn, in the order in which it is said. `superseded`: the same arm, setting, repeat and seed was measured
 # again in the same folder under another key, so something that changes the number was changed; the newest stands.
 LEFT_OUT = ("failed", "invalid", "superseded")
+ITL_IS = "ITL is the gap between two chunks of an answer, and a chunk may carry several tokens; TPOT counts every token"
+THROUGHPUTS = ("output_throughput_tok_s", "request_throughput_per_s", "total_throughput_tok_s", "output_tok_s_per_gpu")
+OFFERED = "At a fixed request rate throughput is the load that was offered, and judges no arm."
+MOST_CHECKS = 3  # named, of those that lack evidence
 IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 
 
@@ -25,6 +31,16 @@ def judge(frame: pd.DataFrame) -> pd.DataFrame:
     done = frame[use != "failed"].sort_values("started_at", kind="stable")
     use[done.index[done.duplicated(list(IDENTITY), keep="last")]] = "superseded"
     return frame.assign(use=use, series=series(frame))
+
+
+def strict(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame in which a record with anything unverified is invalid, and says so."""
+    lacks = frame["unverified"].map(len) > 0
+    said = [
+        (*reasons, f"unverified: {', '.join(names)}") if names else reasons
+        for reasons, names in zip(frame["invalid_reasons"], frame["unverified"], strict=True)
+    ]
+    return frame.assign(valid=frame["valid"] & ~lacks, invalid_reasons=pd.Series(said, index=frame.index, dtype=object))
 
 
 def series(frame: pd.DataFrame) -> pd.Series[str]:
@@ -41,6 +57,11 @@ def comparable(used: pd.DataFrame) -> pd.DataFrame:
     """What arms are compared on: measurements where there are any, so that no prediction wins over a measurement."""
     measured = used[used["source"] == "measured"]
     return used if measured.empty else measured
+
+
+def telling(used: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The records whose `metric` tells arms apart: at a request rate that is held, a throughput is the load that was offered."""
+    return used[used["request_rate"] == math.inf] if metric in THROUGHPUTS else used
 
 
 def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
@@ -67,12 +88,56 @@ def left_out(judged: pd.DataFrame) -> dict[str, int]:
 
 
 def left_out_text(judged: pd.DataFrame) -> str:
-    """`3 of 60 measurements left out: 1 failed, 2 invalid` or that none was."""
-    counts, total = left_out(judged), len(judged)
-    if not counts:
-        return f"{total} of {plural(total, 'measurement')} valid"
+    """`57 valid of 60 tried; left out: 1 failed, 2 invalid, 1 superseded`, then what is unverified or judged anew. A try is a
+    measurement that was carried out: one that failed is none, and one that was measured again stays one."""
+    counts = left_out(judged)
+    valid, tried = int((judged["use"] == "used").sum()), int((judged["status"] == "done").sum())
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    return f"{sum(counts.values())} of {plural(total, 'measurement')} left out: {reasons}"
+    said = [f"{valid} valid of {tried} tried", f"left out: {reasons}" if reasons else ""]
+    return "; ".join(filter(None, [*said, unverified_text(judged), disagrees_text(judged)]))
+
+
+def unverified_text(judged: pd.DataFrame) -> str:
+    """`3 unverified: text (3)`: how many of the records used lack evidence for a decisive check, and for which, the commonest
+    first; empty without."""
+    lacking = judged.loc[judged["use"] == "used", "unverified"]
+    counts = Counter(name for names in lacking for name in names)
+    each = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MOST_CHECKS))
+    more = f" and {plural(len(counts) - MOST_CHECKS, 'more check')}" if len(counts) > MOST_CHECKS else ""
+    return f"{int((lacking.map(len) > 0).sum())} unverified: {each}{more}" if counts else ""
+
+
+def disagrees_text(judged: pd.DataFrame) -> str:
+    """How many records today's rules judge otherwise than their file does; empty without."""
+    count = int((judged["disagrees"] != "").sum())
+    return (
+        f"{plural(count, 'record')} judged otherwise by today's rules than in {'its file' if count == 1 else 'their files'}"
+        if count
+        else ""
+    )
+
+
+def withdrawn(judged: pd.DataFrame) -> dict[str, str]:
+    """Run → why it was withdrawn, of the runs that were."""
+    some = judged[judged["withdrawn"] != ""].drop_duplicates(["run", "withdrawn"])
+    return dict(zip(some["run"].astype(str), some["withdrawn"].astype(str), strict=True))
+
+
+def withdrawn_text(judged: pd.DataFrame) -> str:
+    """`WITHDRAWN, not to be relied on: run demo: …`; empty where no run was withdrawn."""
+    said = "; ".join(f"run {run}: {why.strip().rstrip('.')}" for run, why in withdrawn(judged).items())
+    return f"WITHDRAWN, not to be relied on: {said}" if said else ""
+
+
+def transports(judged: pd.DataFrame) -> dict[str, str]:
+    """Series → what carried its KV, `unknown` where a record does not tell; only series in which KV moves."""
+    moved = judged[judged["transport"].fillna("") != ""]
+    return {str(label): ", ".join(sorted(set(some))) for label, some in moved.groupby("series")["transport"]}
+
+
+def transport_text(judged: pd.DataFrame) -> str:
+    """`pd_1p3d KV over cuda_ipc (shm)` for each arm in which KV moves; empty without any."""
+    return ", ".join(f"{label} KV over {over}" for label, over in transports(judged).items())
 
 
 def reasons(judged: pd.DataFrame) -> dict[str, int]:

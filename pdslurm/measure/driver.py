@@ -262,8 +262,9 @@ class Driver:
         else:
             m = record.metrics
             note = "" if record.valid else f"  INVALID: {'; '.join(record.invalid_reasons)}"
-            tokens, ttft, itl = (_number(m.get(n)) for n in ("output_throughput_tok_s", "mean_ttft_ms", "mean_itl_ms"))
-            self.journal.say(f"{done}: {tokens} tok/s, TTFT {ttft} ms, ITL {itl} ms{note}")
+            names = ("output_throughput_tok_s", "mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms")
+            tokens, ttft, tpot, itl = (_number(m.get(name)) for name in names)
+            self.journal.say(f"{done}: {tokens} tok/s, TTFT {ttft} ms, TPOT {tpot} ms, ITL {itl} ms{note}")
 
     def _after_timeout(self, error: NotReady) -> None:
         """A point that never ended has requests in flight: a new client drops them. If the arm then completes none, it is stuck."""

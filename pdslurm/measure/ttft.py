@@ -14,7 +14,8 @@ Each engine times its requests by its own clock. A mean is a sum over the point 
   `nixl_post_time_seconds` is a part of it and not to be added.
 
 So two spans are known as a whole, prefill instance's and decode instance's, and the parts share them out without a rest:
-    queue + prefill                     = the first instance's span; queue is API server, tokenising, scheduler's queue
+    API server + queue + prefill        = the first instance's span; queue is the scheduler's, and API server what is left: it
+                                          tokenises, and is late where it has too much to do
     hand-over + transfer + first decode = the decode instance's span; hand-over is its API server, waiting for a place
                                           there, and waiting to be noticed after the transfer
 
@@ -36,8 +37,12 @@ def breakdown(engines: Engines, measured_ms: float | None) -> dict[str, float | 
     as in telemetry["engines"], `measured_ms` the client's mean TTFT."""
     decode, first = _of(engines, "decode"), _of(engines, "prefill") or _of(engines, "both")
     prefill = _mean(first, "prefill_time_s")
-    queue = _minus(_span(first), prefill)
-    parts: dict[str, float | None] = {"queue_ms": queue, "prefill_ms": prefill}
+    queue = _mean(first, "queue_time_s")
+    parts: dict[str, float | None] = {
+        "api_server_ms": _minus(_span(first), queue, prefill),
+        "queue_ms": queue,
+        "prefill_ms": prefill,
+    }
     if decode:
         transfer, step = _mean(decode, "nixl_transfer_time_s", per="nixl_transfers"), _mean(decode, "prefill_time_s")
         parts |= {"handover_ms": _minus(_span(decode), transfer, step), "transfer_ms": transfer, "first_decode_ms": step}

@@ -32,8 +32,11 @@ REQUEST_COLUMNS = ("start_s", "input_len", "output_len", "ttft_ms", "tpot_ms", "
 # The columns of its `timeline` file, a line for each look at an engine; t_s counts from the same moment, what is counted from the
 # point's beginning.
 TIMELINE_COLUMNS = ("t_s", "engine", "role", "running", "waiting", "prompt_tokens", "generation_tokens", "nixl_bytes")
-# What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it; `queue_ms` there.
-TTFT_PARTS = ("queue", "prefill", "handover", "transfer", "first_decode")
+# What telemetry["ttft"] takes the mean TTFT apart into, in the order in which a request goes through it; `queue_ms` there. Records
+# without `api_server_ms` are older: their `queue_ms` holds the API server too, see ttft_shares.
+TTFT_PARTS = ("api_server", "queue", "prefill", "handover", "transfer", "first_decode")
+TTFT_UNSPLIT = "api_server_and_queue"
+TTFT_SHARES = (TTFT_UNSPLIT, *TTFT_PARTS)
 TTFT_SUMS = ("sum", "measured", "error")  # beside them: of all parts, the client's own TTFT, what the parts leave unexplained
 BINS_PER_DECADE = 50  # of a distribution: bin i holds what lies from 10**(i/50) to 10**((i+1)/50), 4.7 % wide
 
@@ -89,6 +92,20 @@ def metrics_of(client: Mapping[str, Any]) -> dict[str, float | None]:
         known = bool(client.get(f"mean_{what}_ms"))
         values |= {f"{stat}_{what}_ms": client.get(f"{stat}_{what}_ms") if known else None for stat in STATISTICS}
     return dict.fromkeys(values) if none_done else values
+
+
+def ttft_shares(telemetry: Mapping[str, Any]) -> dict[str, float | None]:
+    """telemetry["ttft"] with a value for each of TTFT_SHARES, by `queue_ms` and so on; empty where there is none. An older record's
+    queue is split by what telemetry["ttft_spans"] has of the first instance; else it stays one part, TTFT_UNSPLIT."""
+    parts: Mapping[str, float | None] = telemetry.get("ttft") or {}
+    if not parts or "api_server_ms" in parts:
+        return {f"{TTFT_UNSPLIT}_ms": None, **parts} if parts else {}
+    spans = telemetry.get("ttft_spans") or {}
+    first = spans.get("prefill") or spans.get("both") or {}
+    server, queue = first.get("api_server_ms"), first.get("scheduler_queue_ms")
+    if server is None or queue is None:
+        return {**parts, f"{TTFT_UNSPLIT}_ms": parts.get("queue_ms"), "api_server_ms": None, "queue_ms": None}
+    return {**parts, f"{TTFT_UNSPLIT}_ms": None, "api_server_ms": server, "queue_ms": queue}
 
 
 def content_key(material: Any) -> str:

@@ -28,6 +28,7 @@ class RunFolder:
     raw/ARM/*.json.gz  the client's whole result, with the time of every token
     raw/ARM/*.requests.csv.gz and *.timeline.csv.gz: a line for each request, and for each look at an engine (REQUEST_COLUMNS, …)
     logs/SET/*.log     one log a process
+    withdrawn.json     why, at, by: somebody withdrew the run; everything drawn from it says so (analysis/load/withdrawal.py)
     """
 
     path: Path

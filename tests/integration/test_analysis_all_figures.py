@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from analysis.__main__ import main
-from analysis.figures import all_figures, crossover, latency, panels
+from analysis.figures import all_figures, breakdown, crossover, latency, panels
 from analysis.figures.activity import amount
 from analysis.figures.all_figures import NEEDS, NO_SLO, drawings
 from analysis.figures.breakdown import REST
@@ -36,7 +36,7 @@ SETTINGS = (
     *(Setting(prompts=30, concurrency=c, sweep="load") for c in (4, 7)),
     *(Setting(prompts=30, rate=r, sweep="rate") for r in (1.0, 4.0, 16.0)),
 )
-NAMES = ["throughput", "request_throughput", "ttft", "itl", *NEEDS]
+NAMES = ["throughput", "request_throughput", "ttft", "tpot", "itl", *NEEDS]
 Drawn = Mapping[str, Drawing | str]
 
 
@@ -82,7 +82,7 @@ def test_every_figure_is_drawn_once_and_in_order(drawn: Drawn) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_captions_count_what_is_left_out_and_no_figure_shows_it(drawn: Drawn, name: str) -> None:
     found = drawing(drawn, name)
-    assert "1 of 81 measurements left out: 1 invalid." in found.caption
+    assert "80 valid of 81 tried; left out: 1 invalid" in found.caption
     assert "Cautions: made-up numbers" in found.caption
     drawn_to = [ax.dataLim.max for ax in found.figure.axes if np.isfinite(ax.dataLim.max).all()]
     assert np.max(drawn_to) < 1e8
@@ -209,9 +209,9 @@ def test_cdfs_pass_through_their_marked_percentiles(drawn: Drawn) -> None:
 def test_breakdown_bars_end_at_the_measured_ttft(drawn: Drawn) -> None:
     figure = drawing(drawn, "ttft_breakdown").figure
     labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == ["queue", "prefill", "hand-over", "KV transfer", "first decode step", REST, "measured"]
+    assert labels == ["API server", "scheduler queue", "prefill", "hand-over", "KV transfer", "first decode step", REST, "measured"]
     hatches = [handle.get_hatch() for handle in figure.legends[0].legend_handles if isinstance(handle, Patch)]
-    assert len(set(hatches)) == len(hatches) == 6
+    assert len(set(hatches)) == len(hatches) == 7
     for ax in figure.axes:
         measured = np.asarray(ax.lines[-1].get_xdata(), dtype=float)
         ends = [sum(bar.get_width() for bar in ax.patches if round(bar.get_y() + 0.31) == i) for i in range(len(measured))]  # type: ignore[attr-defined]
@@ -250,7 +250,7 @@ def test_what_the_data_do_not_allow_is_said(tmp_path: Path, capsys: pytest.Captu
     assert said.err.splitlines() == [
         f"{name}: not drawn; it needs {NO_SLO if name == 'goodput' else needs}" for name, needs in NEEDS.items()
     ]
-    assert "1 of 1 measurement valid." in (out / "ttft.txt").read_text()
+    assert "1 valid of 1 tried" in (out / "ttft.txt").read_text()
     assert not re.search(rb"<dc:date>", (out / "ttft.svg").read_bytes())
 
 
@@ -308,21 +308,35 @@ def test_legends_have_as_many_columns_as_fit(lengths: list[int], columns: int) -
     assert columns_of(lengths, SCREEN, 7.0) == columns
 
 
+def test_a_part_below_0_lies_left_of_0_and_is_said(tmp_path: Path) -> None:
+    """-1 of the API server, 8 of queue and prefill: the rest goes from 7, their sum, to the 10 that were measured."""
+    none = {"handover_ms": None, "transfer_ms": None, "first_decode_ms": None}
+    ttft = {"api_server_ms": -1.0, "queue_ms": 3.0, "prefill_ms": 5.0, **none, "sum_ms": 7.0, "measured_ms": 10.0, "error_ms": 3.0}
+    judged = repeats.judge(load_runs([save(tmp_path, [record("route_2", value=10.0, telemetry={"ttft": ttft})])]))
+    made = breakdown.ttft_parts(judged.assign(use="used"))
+    assert made
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in made.figure.axes[0].patches if isinstance(bar, Rectangle)]
+    assert [span for span in spans if span[0] != span[1]] == [(0, -1), (0, 3), (3, 8), (7, 10)]
+    assert made.figure.axes[0].get_xlim()[0] < -1
+    assert "In 1 bar a part came out below 0" in made.caption
+
+
 # --- where disaggregation pays
 
 
 def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path) -> None:
-    """By throughput 50 % ahead at 512, 20 % behind at 2048, and at 1024 noise; TTFT has the contrary signs."""
+    """1.5 times the other arm's number at 512, 0.8 times at 2048, and noise at 1024: better, worse, and of TTFT the contrary."""
     values = {512: (150.0, 151.0, 149.0), 2048: (80.0, 81.0, 79.0), 1024: (130.0, 70.0, 100.0)}
     records = [record("pd_1p", (n, 256), i, value=v) for n, each in values.items() for i, v in enumerate(each)]
     records += [record("route_2", (n, 256), i, value=100.0) for n in values for i in range(3)]
     made = crossover.crossover(repeats.judge(load_runs([save(tmp_path, records)])))
     assert made
     throughput, ttft, _ = made.figure.axes
-    assert [text.get_text() for text in throughput.texts] == ["+50 %", "-3 %", "-20 %"]
+    assert [text.get_text() for text in throughput.texts] == ["×1.5", "×0.969", "×0.8"]
     colours = [patch.get_facecolor() for patch in throughput.patches]
     assert [colours.index(colour) for colour in colours] == [0, 1, 2], "better, not distinguishable, worse"
-    assert [text.get_text() for text in ttft.texts] == ["-33 %", "+3 %", "+25 %"]
+    said = "a latency's ratio is the P/D arm's over the other's too"
+    assert [text.get_text() for text in ttft.texts] == ["×1.5", "×0.969", "×0.8"], said
     assert [label.get_text() for label in throughput.get_xticklabels()] == ["512", "1024", "2048"]
 
 

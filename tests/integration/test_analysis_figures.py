@@ -80,9 +80,10 @@ def test_two_panels_hold_the_means_of_the_repeats(tmp_path: Path) -> None:
     assert (left.get_xlabel(), left.get_ylabel()) == ("Input length (tokens)", "Mean ITL (ms)")
     assert left.get_ylim()[0] == right.get_ylim()[0] == 0
     assert left.get_xscale() == "log"
-    assert caption(figure) == (
-        "Mean inter-token latency (ITL): lower is better Mean of 2 repeats per point; bars: smallest to largest (2 repeats). "
-        "24 prompts a measurement, all sent at once. 12 of 12 measurements valid."
+    assert caption(figure).partition("; 12 unverified")[0] == (
+        "Mean ITL, the gap between two chunks: lower is better ITL is the gap between two chunks of an answer, and a chunk may "
+        "carry several tokens; TPOT counts every token. Mean of 2 repeats per point; bars: smallest to largest (2 repeats). "
+        "24 prompts a measurement, all sent at once. 12 valid of 12 tried"
     )
 
 
@@ -98,13 +99,13 @@ def test_failed_and_invalid_are_not_drawn_but_counted_and_break_the_line(tmp_pat
     (ax,) = [ax for ax in figure.axes if ax.get_xlabel() == "Input length (tokens)"]
     assert [x for x, _ in points(ax, "a")] == [512, 1024, 2048, 4096]
     assert [y for _, y in points(ax, "a")] == pytest.approx([64, math.nan, math.nan, 512], nan_ok=True)
-    assert "3 of 5 measurements left out: 1 failed, 2 invalid." in caption(figure)
+    assert "2 valid of 4 tried; left out: 1 failed, 2 invalid" in caption(figure)
     assert "1 repeat per point, so its spread is not known" in caption(figure)
 
 
 def test_nothing_valid_is_an_error_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(
-        ResultsError, match=r"nothing to draw: 2 of 2 measurements left out: 1 failed, 1 invalid; most often: client ex"
+        ResultsError, match=r"nothing to draw: 0 valid of 1 tried; left out: 1 failed, 1 invalid; most often: client ex"
     ):
         figure_of(tmp_path, [failed("a"), invalid("a", repeat=1)])
 

@@ -34,7 +34,7 @@ from tests.unit.analysis.records_made import failed, invalid, record, two_arms, 
 
 EVIL = '<script>alert("1")</script>'
 TTFT = {
-    "queue_ms": 10.0, "prefill_ms": 20.0, "handover_ms": 1.5, "transfer_ms": 4.25, "first_decode_ms": None,
+    "api_server_ms": 3.0, "queue_ms": 7.0, "prefill_ms": 20.0, "handover_ms": 1.5, "transfer_ms": 4.25, "first_decode_ms": None,
     "sum_ms": 35.75, "measured_ms": 36.0, "error_ms": 0.25,
 }  # fmt: skip
 
@@ -225,7 +225,7 @@ def test_failed_and_invalid_points_are_listed_with_reason_and_evidence(tmp_path:
     items.append(record("b", (512, 256), 8, valid=False, invalid_reasons=("3 transfers failed",), checks=(bad,)))
     page = page_of(tmp_path, items)
     text = read(page).text
-    assert "2 of 10 measurements left out: 1 failed, 1 invalid." in text
+    assert "8 valid of 9 tried; left out: 1 failed, 1 invalid" in text
     assert "client exited with code 1" in text
     assert '"failed_transfers": 3' in text
     section = page[page.index('id="validity"') : page.index('id="fairness"')]
@@ -239,9 +239,9 @@ def test_ttft_is_taken_apart_where_records_have_it(tmp_path: Path) -> None:
     page = page_of(tmp_path / "with", four(telemetry={"ttft": TTFT}))
     section = page[page.index('id="ttft"') : page.index('id="print"')]
     text = read(section).text
-    assert "queue prefill hand-over transfer first decode step sum measured error" in text
-    assert "10.00 20.00 1.50 4.25 - 35.75 36.00 0.2500" in text.replace("[", "")
-    assert "queue 28 %, prefill 56 %, hand-over 4 %, transfer 12 %, first decode step 0 %" in section
+    assert "API server scheduler queue prefill hand-over transfer first decode step sum measured error" in text
+    assert "3.00 7.00 20.00 1.50 4.25 - 35.75 36.00 0.2500" in text.replace("[", "")
+    assert "API server 8 %, scheduler queue 19 %, prefill 56 %, hand-over 4 %, transfer 12 %, first decode step 0 %" in section
 
 
 def test_fairness_plans_and_provenance_come_from_the_run_folder(tmp_path: Path) -> None:
@@ -307,8 +307,11 @@ def test_each_decision_behind_the_verdict_is_a_row(tmp_path: Path) -> None:
     page = page_of(tmp_path, records)
     section = read(page[page.index('id="verdict"') : page.index('id="figures"')]).text
     assert "Disaggregate, by output tokens/s per GPU" in section
-    assert "output tokens/s per GPU pd_1p1d route_2 50 % [50, 50] 3 disaggregate" in section
-    assert "mean TTFT pd_1p1d route_2 -33.3 % [-33.3, -33.3] 3 do not disaggregate" in section
+    assert (
+        "output tokens/s per GPU, higher is better pd_1p1d unknown route_2 1.5 [1.5, 1.5] times the other's 3 disaggregate"
+        in section
+    )
+    assert "mean TTFT, lower is better pd_1p1d unknown route_2 1.5 [1.5, 1.5] times the other's 3 do not disaggregate" in section
 
 
 def test_many_records_are_linked_and_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,3 +57,12 @@ def test_analysis_imports_nothing_of_the_driver(modules: str, of_pdslurm: set[st
     assert {name for name in loaded if name.startswith("pdslurm") and not name.startswith(shared)} == allowed & loaded
     if modules in ("analysis.__main__", "analysis.seeds.claims_table"):
         assert not loaded & {"pandas", "matplotlib", "numpy"}
+
+
+def test_strict_takes_the_unverified_for_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A made record has no evidence at all."""
+    folder = str(write(tmp_path, [record("route_2")]))
+    assert main(["summary", folder]) == 0
+    assert "1 valid of 1 tried; 1 unverified: " in " ".join(capsys.readouterr().out.split())
+    assert main(["summary", folder, "--strict"]) == 0
+    assert "0 valid of 1 tried; left out: 1 invalid. Reasons: unverified: " in " ".join(capsys.readouterr().out.split())

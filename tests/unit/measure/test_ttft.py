@@ -33,12 +33,12 @@ def rounded(values: dict[str, float | None]) -> list[float | None]:
 def test_parts_add_up_to_both_engines_spans() -> None:
     found = breakdown(H200, 29.12)
     assert tuple(found) == tuple(f"{part}_ms" for part in (*TTFT_PARTS, *TTFT_SUMS))
-    assert rounded(found) == [3.03, 7.75, 6.4, 3.2, 4.25, 24.62, 29.12, 4.5]
+    assert rounded(found) == [3.01, 0.02, 7.75, 6.4, 3.2, 4.25, 24.62, 29.12, 4.5]
     assert found["sum_ms"] == pytest.approx(1e3 * (0.172372 + 0.221554) / 16), "prefill's span and decode's, nothing left over"
 
 
-def test_an_arm_without_disaggregation_has_two_parts() -> None:
-    assert rounded(breakdown(ROUTE, 120.0)) == [100.0, 100.0, None, None, None, 200.0, 120.0, -80.0]
+def test_an_arm_without_disaggregation_has_three_parts() -> None:
+    assert rounded(breakdown(ROUTE, 120.0)) == [50.0, 50.0, 100.0, None, None, None, 200.0, 120.0, -80.0]
 
 
 def test_spans_tell_the_scheduler_from_the_api_server_around_it() -> None:
@@ -51,7 +51,7 @@ def test_spans_tell_the_scheduler_from_the_api_server_around_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "unknown"),
     [
-        pytest.param({"engine0": {"ttft_s": None}}, {"queue_ms", "sum_ms", "error_ms"}, id="the prefill instance's span"),
+        pytest.param({"engine0": {"ttft_s": None}}, {"api_server_ms", "sum_ms", "error_ms"}, id="the prefill instance's span"),
         pytest.param({"engine1": {"nixl_transfers": None}}, {"transfer_ms", "handover_ms", "sum_ms", "error_ms"}, id="transfers"),
         pytest.param({"engine1": {"nixl_transfers": 0.0}}, {"transfer_ms", "handover_ms", "sum_ms", "error_ms"}, id="no transfer"),
         pytest.param({"engine1": {"requests": None}}, {"handover_ms", "first_decode_ms", "sum_ms", "error_ms"}, id="requests"),

@@ -37,6 +37,15 @@ def test_its_records_are_read(run: Path) -> None:
         assert not record.valid or record.metrics["duration_s"], "a valid record has numbers"
 
 
+def test_the_trial_whose_tokenizer_held_tokens_up_is_withdrawn_and_still_loads() -> None:
+    frame = load_runs([RESULTS])
+    withdrawn = {Path(str(folder)).name: set(some) for folder, some in frame.groupby("folder")["withdrawn"]}
+    assert {name for name, some in withdrawn.items() if some != {""}} == {"tokenizer_trial"}
+    (why,) = withdrawn["tokenizer_trial"]
+    assert "outside the engines" in why
+    assert (frame["withdrawn"] != "").sum() == 5
+
+
 def test_the_request_files_of_before_are_found() -> None:
     run = RunFolder(RESULTS / "h100x2" / "should_i")
     assert all(run.beside_raw(record, "requests").is_file() for record in run.records())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,30 @@ def test_load_names_a_record_without_its_point(tmp_path: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(ResultsError, match="point has no 'input_len'; measure it again"):
         load_runs([tmp_path])
+
+
+def lanes(*names: str) -> dict[str, Any]:
+    return {"peer": "inter-node", "lanes": list(names), "how": "zero-copy"}
+
+
+@pytest.mark.parametrize(
+    ("arm", "told", "text"),
+    [
+        ("pd_1p1d", {"kinds": ["shm"], "engines": {"e": [lanes("cuda_ipc/cuda")]}}, "cuda_ipc (shm)"),
+        (
+            "pd_1p1d",
+            {
+                "kinds": ["rdma", "shm"],
+                "engines": {"e": [lanes("rc_mlx5/mlx5_0:1", "rc_mlx5/mlx5_1:1")], "f": [lanes("cma/memory")]},
+            },
+            "rc_mlx5, cma (rdma, shm)",
+        ),
+        ("pd_1p1d", {"kinds": ["efa"], "engines": {"e": [lanes("libfabric/efa")]}}, "libfabric/efa (efa)"),
+        ("pd_1p1d", {"kinds": None, "engines": {"e": [lanes("tcp/eth0")], "f": None}}, "unknown"),
+        ("pd_1p1d", None, "unknown"),
+        ("route_2", None, ""),
+    ],
+)
+def test_what_carried_kv(tmp_path: Path, arm: str, told: dict[str, Any] | None, text: str) -> None:
+    made = record(arm, telemetry={"transport": told})
+    assert load_runs([write(tmp_path, [made])])["transport"].tolist() == [text]

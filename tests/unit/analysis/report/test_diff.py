@@ -106,7 +106,7 @@ def test_results_are_means_with_a_difference_and_its_interval(tmp_path: Path) ->
     ]
     second = [*two_arms({"a": (20.0, 22.0, 24.0)}), record("a", (1024, 256), value=6.0)]
     text = diff(run(tmp_path / "a", first), run(tmp_path / "b", second))
-    assert "results: 2 arms at settings in both, 1 only in A, 0 only in B; 4 spread unknown, 4 differs" in text
+    assert "results: 2 arms at settings in both, 1 only in A, 0 only in B; 5 spread unknown, 5 differs" in text
     row = next(line for line in text.splitlines() if line.startswith("a  ") and " 512 " in line and "output tok/s" in line)
     # 22 - 12 = 10; each variance 4, so that the standard error is sqrt(4/3 + 4/3), with 4 degrees of freedom: 2.776 · 1.633
     assert row.split() == [

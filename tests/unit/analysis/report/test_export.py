@@ -132,7 +132,7 @@ def test_csv_has_a_line_for_each_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("file/x", "choose another --out"), ("out", "nothing to export: 1 of 1 measurement left out")]
+    ("out", "message"), [("file/x", "choose another --out"), ("out", "nothing to export: 0 valid of 0 tried; left out: 1 failed")]
 )
 def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str) -> None:
     (tmp_path / "file").write_text("")

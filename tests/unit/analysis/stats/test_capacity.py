@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
+from analysis.load.frame import COLUMNS
 from analysis.stats.capacity import CARRIED, SWEEP, as_settings, capacities, capacity_text
 from analysis.stats.verdict import CAPACITY, decide, verdict
 
@@ -77,10 +78,11 @@ def test_capacities_decide() -> None:
     arms = {"pd_1p": [{r: 1.0, 2 * r: 0.0} for r in (2.0, 4.0, 3.0)], "route_2": [{r: 1.0, 2 * r: 0.0} for r in (1.0, 2.0, 1.5)]}
     rates = capacities(*frames(arms), share=0.9)
     (decision,) = decide(as_settings(rates), (CAPACITY,))
-    assert (decision.lead.value, decision.lead.low, decision.outcome) == pytest.approx((2.0, 2.0, "disaggregate"))
-    sentence = verdict(pd.DataFrame(), rates)[0]
+    assert (decision.ratio.value, decision.ratio.low, decision.outcome) == pytest.approx((2.0, 2.0, "disaggregate"))
+    sentence = verdict(pd.DataFrame(columns=[*COLUMNS, "series"]), rates)[0]
     assert sentence.startswith(
-        "Disaggregate, by requests/s per GPU that keep the SLO: of 1 workload, at 1 pd_1p is better, by 100 %"
+        "Disaggregate, by requests/s per GPU that keep the SLO: of 1 workload, at 1 pd_1p is better: "
+        "pd_1p holds 2 [2, 2] times the requests/s per GPU of route_2; pd_1p moved KV over unknown."
     )
     assert capacity_text(rates) == [
         "1024 tokens in, 256 out: pd_1p holds 2 to 4 requests/s, in 3 repeat(s).",

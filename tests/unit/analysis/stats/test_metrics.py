@@ -250,8 +250,41 @@ def test_the_floor_is_one_instance_alone_with_one_request(tmp_path: Path) -> Non
     assert metrics.floor_for(floors, 256, "sharegpt").empty
 
 
+NO_PD = {"handover_ms": None, "transfer_ms": None, "first_decode_ms": None}
+SPLIT = {"api_server_ms": -4.0, "queue_ms": 14.0, "prefill_ms": 30.0, **NO_PD, "sum_ms": 40.0, "measured_ms": 50.0}
+WHOLE = {"queue_ms": 10.0, "prefill_ms": 30.0, **NO_PD, "sum_ms": 40.0, "measured_ms": 50.0}
+SPANS = {"both": {"api_server_ms": 3.0, "scheduler_queue_ms": 7.0}}
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "whole", "server", "queue"),
+    [
+        pytest.param([{"ttft": SPLIT}], 0, -4, 14, id="a part below 0 is shown as it is"),
+        pytest.param([{"ttft": WHOLE, "ttft_spans": SPANS}], 0, 3, 7, id="an older record, split by its spans"),
+        pytest.param([{"ttft": WHOLE}], 10, 0, 0, id="an older record without spans"),
+        pytest.param(
+            [{"ttft": WHOLE, "ttft_spans": {"both": {"api_server_ms": None, "scheduler_queue_ms": 7.0}}}], 10, 0, 0, id="half"
+        ),
+        pytest.param([{"ttft": WHOLE}, {"ttft": SPLIT}], 10, 0, 0, id="one repeat does not tell, so none does"),
+    ],
+)
+def test_api_server_and_queue(tmp_path: Path, telemetry: list[Any], whole: float, server: float, queue: float) -> None:
+    given = [plain(repeat=n, telemetry=one) for n, one in enumerate(telemetry)]
+    out = metrics.parts(repeats.judge(load_runs([save(tmp_path, given)])))
+    shown = out[["api_server_and_queue", "api_server", "queue", "prefill", "mean", "rest"]].to_numpy().tolist()
+    assert shown == [[whole, server, queue, 30, 50, 10]]
+
+
 def test_parts_and_what_is_left_come_to_the_measured_ttft(tmp_path: Path) -> None:
-    ttft = {"queue_ms": 10.0, "prefill_ms": 30.0, "handover_ms": None, "transfer_ms": None, "first_decode_ms": None, "sum_ms": 40.0}
+    ttft = {
+        "api_server_ms": 0.0,
+        "queue_ms": 10.0,
+        "prefill_ms": 30.0,
+        "handover_ms": None,
+        "transfer_ms": None,
+        "first_decode_ms": None,
+        "sum_ms": 40.0,
+    }
     given = [
         plain(repeat=0, telemetry={"ttft": ttft | {"measured_ms": 50.0, "error_ms": 10.0}}),
         plain(repeat=1, telemetry={"ttft": ttft | {"measured_ms": 20.0, "error_ms": -20.0}}),

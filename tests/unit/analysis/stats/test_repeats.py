@@ -32,8 +32,31 @@ def test_judge_leaves_out_failed_invalid_and_superseded(tmp_path: Path) -> None:
     judged = repeats.judge(load_runs([write(tmp_path, [record(value=1.0), again, failed("pd"), invalid("pd", repeat=1)])]))
     assert repeats.left_out(judged) == {"failed": 1, "invalid": 1, "superseded": 1}
     assert judged[judged["use"] == "used"]["mean_ttft_ms"].tolist() == [2.0]
-    assert repeats.left_out_text(judged) == "3 of 4 measurements left out: 1 failed, 1 invalid, 1 superseded"
+    assert repeats.left_out_text(judged).startswith("1 valid of 3 tried; left out: 1 failed, 1 invalid, 1 superseded; 1 unverified")
     assert repeats.reasons(judged) == {"client exited with code 1": 1, "prefix cache hits": 1, "3 requests failed": 1}
+
+
+def test_an_invalid_try_that_was_measured_again_stays_a_try(tmp_path: Path) -> None:
+    given = [invalid("pd"), record("pd", started_at="2026-03-11"), record("route_2")]
+    judged = repeats.judge(load_runs([write(tmp_path, given)]))
+    assert repeats.left_out_text(judged).startswith("2 valid of 3 tried; left out: 1 superseded; 2 unverified")
+
+
+def test_what_is_unverified_or_judged_anew_is_counted(tmp_path: Path) -> None:
+    frame = load_runs([write(tmp_path, [record("a"), record("b"), record("c"), invalid("d")])])
+    frame["unverified"] = [("text",), ("text", "clocks"), (), ("text",)]
+    frame["disagrees"] = ["", "", "today it is valid", ""]
+    assert repeats.left_out_text(repeats.judge(frame)) == (
+        "3 valid of 4 tried; left out: 1 invalid; 2 unverified: text (2), clocks (1); "
+        "1 record judged otherwise by today's rules than in its file"
+    )
+    names = pd.Series([tuple("abcde"), ("a",), (), ()], dtype=object)
+    many = repeats.judge(frame.assign(unverified=names))
+    assert repeats.unverified_text(many) == "2 unverified: a (2), b (1), c (1) and 2 more checks"
+    strict = repeats.judge(repeats.strict(frame))
+    assert strict["use"].tolist() == ["invalid", "invalid", "used", "invalid"]
+    assert repeats.reasons(strict)["unverified: text"] == 2
+    assert frame["valid"].tolist() == [True, True, True, False], "the frame itself is as it was"
 
 
 def test_series_of_two_runs_or_sources_are_not_averaged(tmp_path: Path) -> None:

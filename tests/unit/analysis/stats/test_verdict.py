@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from analysis.load.frame import load_runs
 from analysis.stats import repeats
-from analysis.stats.paired import Ratio, by_pair, percent_text, ratio_of
-from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, UNDECIDED, decide, verdict
+from analysis.stats.paired import Ratio, by_pair, ratio_of, ratio_text, times_text
+from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, TPOT, TTFT, UNDECIDED, decide, verdict
 from pdslurm.records.measurement import Measurement
 from tests.unit.analysis.records_made import record, write
 
@@ -80,13 +81,16 @@ def test_repeats_with_other_seeds_are_no_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (Ratio(1.12, 1.08, 1.16, 3), "12 % [8, 16]"),
-        (Ratio(0.5, 0.4, 0.6, 3), "-50 % [-60, -40]"),
-        (Ratio(1.5, math.nan, math.nan, 2), "50 %"),
+        (Ratio(2.6, 2.125, 3.2, 3), "2.6 [2.12, 3.2]"),
+        (Ratio(0.5, 0.4, 0.6, 3), "0.5 [0.4, 0.6]"),
+        (Ratio(1234.5, 0.001, 99999.0, 3), "1234 [0.001, 99999]"),
+        (Ratio(1.5, math.nan, math.nan, 2), "1.5"),
+        (Ratio(math.nan, math.nan, math.nan, 0), "?"),
     ],
 )
-def test_percent_text(found: Ratio, text: str) -> None:
-    assert percent_text(found) == text
+def test_a_ratio_has_no_sign(found: Ratio, text: str) -> None:
+    assert ratio_text(found) == text
+    assert times_text(found) == (text if text == "?" else f"×{text.partition(' ')[0]}")
 
 
 # --- the answer
@@ -100,10 +104,14 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
     assert (by[THROUGHPUT].pd_arm, by[THROUGHPUT].plain_arm, by[THROUGHPUT].outcome) == ("pd_1p", "route_2", TOGETHER)
     sentences = verdict(frame)
     assert sentences[0].startswith(
-        "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better, by 20 % ["
+        "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better: "
+        "pd_1p has 0.833 [0.83, 0.837] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown"
     )
-    assert sentences[1].startswith("Disaggregate, by mean TTFT: of 1 workload, at 1 pd_2p is better, by 33")
-    assert sentences[-1].endswith("of 3 comparisons 0.1 would look so by chance between equal arms.")
+    for words, text in zip(("mean TTFT", "mean TPOT"), sentences[1:3], strict=True):
+        assert text.startswith(f"Disaggregate, by {words}: of 1 workload, at 1 pd_2p is better: pd_2p's {words} is 0.75 [")
+        assert "] times dp's; pd_2p moved" in text
+    assert not any("ITL" in text for text in sentences)
+    assert sentences[-2].endswith("of 3 comparisons 0.1 would look so by chance between equal arms.")
 
 
 def test_what_overlaps_is_not_distinguishable_and_two_repeats_tell_nothing(tmp_path: Path) -> None:
@@ -123,8 +131,9 @@ def test_it_depends_on_the_workload(tmp_path: Path) -> None:
     frame = used(tmp_path, {"pd_1p": [100.0, 100.0, 100.0], "route_2": [110.0, 110.0, 110.0]}, more=long)
     sentence = verdict(frame)[0]
     assert sentence == (
-        "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better, by 50 % [50, 50]; "
-        "at 1 route_2 is better, by 10 % [10, 10]."
+        "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better: "
+        "pd_1p has 1.5 [1.5, 1.5] times the output tokens/s per GPU of route_2; at 1 route_2 is better: "
+        "pd_1p has 0.909 [0.909, 0.909] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown."
     )
     assert [d.outcome for d in decide(frame) if d.measure == THROUGHPUT] == [TOGETHER, "disaggregate"]
 
@@ -135,8 +144,31 @@ def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
         replace(made, arm_info={"disaggregated": True, "gpus": 4}) for made in (record("pd_1p", (512, 256), n) for n in range(3))
     )
     (first, *_) = decide(used(tmp_path, {"route_2": [100.0] * 3}, more=records))
-    assert first.lead.value == pytest.approx(0.5)
+    assert first.ratio.value == pytest.approx(0.5)
     assert first.outcome == TOGETHER
+
+
+def at_a_rate(arm: str, value: float, rate: float | None = 2.0, **changes: Any) -> list[Measurement]:
+    return [record(arm, repeat=n, value=value, rate=rate, **changes) for n in range(3)]
+
+
+def test_throughput_at_a_rate_judges_nobody_and_latencies_do(tmp_path: Path) -> None:
+    frame = used(tmp_path, {}, more=(*at_a_rate("pd_1p", 150.0), *at_a_rate("route_2", 100.0)))
+    found = decide(frame)
+    assert [(d.measure, d.outcome) for d in found] == [(TTFT, TOGETHER), (TPOT, TOGETHER)]
+    assert [d.ratio.value for d in found] == pytest.approx([1.5, 1.5])
+    assert repeats.OFFERED in verdict(frame)
+    assert repeats.OFFERED not in verdict(used(tmp_path / "at once", {"pd_1p": [1.0] * 3, "route_2": [2.0] * 3}))
+
+
+def test_the_verdict_says_what_carried_kv_and_what_is_unverified(tmp_path: Path) -> None:
+    way = {"peer": "intra-node", "lanes": ["cuda_ipc/cuda"], "how": "zero-copy"}
+    over = {"transport": {"kinds": ["shm"], "engines": {"engine1": [way]}}}
+    frame = used(tmp_path, {}, more=(*at_a_rate("pd_1p", 150.0, None, telemetry=over), *at_a_rate("route_2", 100.0, None)))
+    frame = frame.assign(unverified=frame["arm"].map({"pd_1p": ("text",), "route_2": ()}))
+    sentences = verdict(frame)
+    assert [text.endswith("; pd_1p moved KV over cuda_ipc (shm).") for text in sentences] == [True, True, True, False, False]
+    assert sentences[-1] == "Of the measurements behind this 3 unverified: text (3)."
 
 
 def test_without_both_kinds_of_arms_there_is_no_answer(tmp_path: Path) -> None:
