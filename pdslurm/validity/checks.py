@@ -12,6 +12,7 @@ from pdslurm.validity import conservation, delivery, load, serving
 from pdslurm.validity.evidence import Evidence
 from pdslurm.validity.text import text
 
+
 def right_text(e: Evidence) -> Check:
     """`text` of what the arm was asked after its load."""
     return text(e.telemetry.get("text"), e.demand.disaggregated)

@@ -27,6 +27,10 @@ DEMAND = Demand(
 SPANS = tuple((i / 4, i / 4 + 0.41) for i in range(100))
 GPU = {"gpu": 0, "sm_mhz": 1980, "max_sm_mhz": 1980, "temperature_c": 60, "persistence": True, "clocks_held_by": ["idle"],
        "clocks_held_before": ["idle"], "slowed_s": {"SW thermal": 0.0, "HW thermal": 0.0, "HW power brake": 0.0}}  # fmt: skip
+SAME = {"7": -0.1, "9": -3.0}
+TEXT = {"dtype": "float32", "plain": "engine1", "problem": None, "plain_hits": 0, "transfers": 1, "rows": [
+    {"prompt": "long", "tokens": 300, "position": 0, "forced": "7", "plain": SAME, "arm": SAME, "again": {"together": SAME},
+     "changed": {"7": -2.0, "9": -0.2}}]}  # fmt: skip
 # What else a planted fault may break: sums that agreed before.
 LAWS = {"output_tokens", "requests_counted", "tokens_counted", "request_lines", "token_times", "duration", "summary", "counters"}
 
@@ -79,6 +83,7 @@ def good() -> dict[str, Any]:
         "router_requests": None,
         "transport": {"kinds": ["rdma"], "engines": {}},
         "gpus": {"node0": [copy.deepcopy(GPU)]},
+        "text": TEXT,
         "ttft": {"prefill_ms": 60.0, "transfer_ms": 30.0, "sum_ms": 90.0},
     }
 
