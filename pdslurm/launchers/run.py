@@ -19,11 +19,12 @@ from pdslurm.config import Access, Config, as_dict
 from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
+from pdslurm.measure.what_ran import write_fairness
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.processes import Processes
 from pdslurm.node.provenance import code_facts, host_facts
 from pdslurm.plan.deployment import Host
-from pdslurm.plan.fairness import Compared, as_json
+from pdslurm.plan.fairness import Compared
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
@@ -99,7 +100,7 @@ def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compare
     config = tasks.deployment.plan.config
     write_text(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_json(folder.path / "plan.json", plan_json(tasks.deployment, compared))
-    write_json(folder.path / "fairness.json", as_json(compared))
+    write_fairness(folder, tasks.deployment, compared)
     write_json(
         folder.path / "versions.json", {"engine": tasks.versions, "code": code_facts(), "host": {**host_facts(), **(facts or {})}}
     )
