@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     seeds.add_argument("--csv", action="store_true", help="as CSV instead of a table with notes")
     for command in (figures, table, summary, report, export):
         command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=RUN_HELP)
+        command.add_argument("--across", metavar="WHAT", help="put records of different ones together: some of model,gpu,engine")
     return top
 
 
@@ -94,8 +95,9 @@ def run(arguments: argparse.Namespace) -> str:
 
         return diff(*arguments.runs)
     from analysis.load.frame import load_runs
+    from analysis.load.setup import parse_across
 
-    return of_frame(arguments, load_runs(arguments.runs))
+    return of_frame(arguments, load_runs(arguments.runs, parse_across(arguments.across)))
 
 
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.load import setup
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import METRICS, TTFT_PARTS, TTFT_SUMS, Measurement, is_overloaded, is_unsteady, load_record
 from pdslurm.records.run_folder import RunFolder
@@ -30,13 +31,17 @@ COLUMNS = (
     *TTFT_COLUMNS,
     *("transfer_ms", *EVIDENCE),
     *("error", "key", "started_at", "cautions", "folder", "path"),
+    *setup.COLUMNS,
 )
 NUMBERS = (
     *("gpus", "instances", "request_rate", "max_concurrency", "completed", "failed"),
     *METRICS,
     *TTFT_COLUMNS,
     "transfer_ms",
+    *setup.NUMBERS,
 )
+# The same arm, setting, repeat and seed: of two such records in one folder the newest stands.
+IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 RECORDS = "points/*/*.json"
 # Where no run folder is nested, and where walking would be slow.
 SKIPPED = frozenset({"raw", "logs", "__pycache__", "node_modules"})
@@ -50,16 +55,18 @@ class RunRecords:
     records: tuple[Path, ...]
 
 
-def load_runs(runs: Sequence[Path]) -> pd.DataFrame:
+def load_runs(runs: Sequence[Path], across: Sequence[str] = ()) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
     A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
-    holds no record, or a record cannot be read."""
+    holds no record, or a record cannot be read, or records differ in their model, GPU or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     rows = [row(load_record(path), path, item.folder) for item in found.values() for path in item.records]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool})
-    return frame.drop_duplicates(["run", "arm", "key", "status", "started_at"]).reset_index(drop=True)
+    frame = frame.drop_duplicates(["run", "arm", "key", "status", "started_at"]).reset_index(drop=True)
+    setup.refuse_mixed(frame, IDENTITY, across)
+    return frame
 
 
 def only(frame: pd.DataFrame, text: str) -> pd.DataFrame:
@@ -126,6 +133,7 @@ def row(record: Measurement, path: Path, folder: Path) -> dict[str, Any]:
         **{name: record.metrics.get(name) for name in METRICS},
         **_ttft_parts(record),
         **_evidence(record, folder),
+        **setup.columns(record, folder),
         "folder": str(folder),
         "path": str(path),
     }

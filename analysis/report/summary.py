@@ -14,6 +14,7 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import capacity, repeats, suggestion
 from analysis.stats.capacity import capacities_of
+from analysis.stats.findings import findings
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import verdict
 
@@ -140,7 +141,7 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
     basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
     basis += repeats.cautions(judged)
     worth = " — this shows that the machinery works; it is not a result" if is_machinery_test(judged) else ""
-    return [*sentences, f"Evidence: {', '.join(basis)}{worth}."]
+    return [*sentences, f"Evidence: {', '.join(basis)}{worth}.", *(f"{finding}." for finding in findings(judged))]
 
 
 def is_machinery_test(judged: pd.DataFrame) -> bool:

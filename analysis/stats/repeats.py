@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import pandas as pd
 
-from analysis.load.frame import SETTING
+from analysis.load.frame import IDENTITY
+from analysis.load.setup import ACROSS
 from pdslurm.records.t_interval import MIN_REPEATS, t_95
 
 T = TypeVar("T")
 # Why a record is not drawn, in the order in which it is said. `superseded`: the same arm, setting, repeat and seed was measured
 # again in the same folder under another key, so something that changes the number was changed; the newest stands.
 LEFT_OUT = ("failed", "invalid", "superseded")
-IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +34,11 @@ def series(frame: pd.DataFrame) -> pd.Series[str]:
     folders = frame.groupby(["arm", "source"])["folder"].transform("nunique")
     runs = frame.groupby(["arm", "source"])["run"].transform("nunique")
     where = frame["run"].where(runs == folders, frame["folder"]).astype(str)
-    return label.where(folders == 1, label + " [" + where + "]")
+    label = label.where(folders == 1, label + " [" + where + "]")
+    for name in ACROSS:  # put together by name: what one arm of one run was measured on is not averaged either
+        several = frame.groupby(["arm", "source", "folder"])[name].transform("nunique") > 1
+        label = label.where(~several, label + " (" + frame[name].fillna("unknown").astype(str) + ")")
+    return label
 
 
 def comparable(used: pd.DataFrame) -> pd.DataFrame:
