@@ -30,7 +30,7 @@ THROTTLE = {
 
 
 def parse_states(text: str, fields: Sequence[str] = STATE_FIELDS) -> list[dict[str, Any]]:
-    """Those fields of every GPU as facts: MHz, °C, W, what holds the clocks down, `slowed_us` by reason. One of STATE_FIELDS that
+    """Those fields of every GPU as facts: MHz, °C, what holds the clocks down, `slowed_us` by reason. One of STATE_FIELDS that
     was not asked for is None, another one is left out. Empty for what is no such output."""
     try:
         return [_state(dict(zip(fields, line, strict=True))) for line in rows(text, len(fields))]
@@ -46,10 +46,21 @@ def _state(said: Mapping[str, str]) -> dict[str, Any]:
         "clocks_held_by": throttle_reasons(said.get("clocks_throttle_reasons.active", "")),
     }  # fmt: skip
     counted = {name: number(said[field]) for name, field in COUNTERS.items() if field in said}
-    facts = {"name": text_of(said.get("name")), "power_limit_w": _watts(said.get("power.limit")),
-             "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id"))}  # fmt: skip
-    told = {name: value for name, value in facts.items() if value is not None}
-    return state | ({"slowed_us": counted} if counted else {}) | told
+    return state | ({"slowed_us": counted} if counted else {})
+
+
+def parse_facts(text: str, fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """GPU → its `name`, `power_limit_w`, `driver` and `bus_id`, as far as they are told. A line that has not as many fields is
+    another program's."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        said = dict(zip(fields, cells, strict=False))
+        if len(cells) == len(fields) and said.get("index", "").isdigit():
+            facts = {"name": text_of(said.get("name")), "power_limit_w": _watts(said.get("power.limit")),
+                     "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id"))}  # fmt: skip
+            found[int(said["index"])] = {name: value for name, value in facts.items() if value is not None}
+    return found
 
 
 def text_of(said: str | None) -> str | None:
@@ -110,9 +121,11 @@ def _slowed_s(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
 def read_states(wanted: Iterable[str]) -> list[dict[str, Any]]:
     """Of the GPUs with these numbers; of all where they are named in another way, as by UUID. Empty where nvidia-smi is not there,
     or does not answer. A field that this driver does not know takes nothing from the others."""
-    text, fields = query_known((*STATE_FIELDS, *COUNTERS.values(), *FACT_FIELDS), _nvidia_smi)
-    numa = _numa()
-    states = [state | numa.get(state["gpu"], {}) for state in parse_states(text, fields)]
+    text, fields = query_known((*STATE_FIELDS, *COUNTERS.values()), _nvidia_smi)
+    states = parse_states(text, fields) or parse_states(_nvidia_smi(STATE_FIELDS))
+    if states:
+        facts, numa = parse_facts(*query_known(("index", *FACT_FIELDS), _nvidia_smi)), _numa()
+        states = [state | facts.get(state["gpu"], {}) | numa.get(state["gpu"], {}) for state in states]
     numbers = set(wanted)
     return [state for state in states if str(state["gpu"]) in numbers] or states
 
@@ -143,8 +156,9 @@ def _nvidia_smi(fields: Sequence[str]) -> str:
 
 
 def _output(command: Sequence[str]) -> str:
-    """Empty where it cannot be run; an error's words are output too."""
+    """Empty for what fails, but for the words that name a field that this driver does not know."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
+    return done.stdout if done.returncode == 0 or UNKNOWN_FIELD.search(done.stdout) else ""

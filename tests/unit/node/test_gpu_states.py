@@ -10,6 +10,7 @@ from pdslurm.node.gpu_states import (
     COUNTERS,
     FACT_FIELDS,
     STATE_FIELDS,
+    parse_facts,
     parse_numa,
     parse_states,
     query_known,
@@ -74,13 +75,15 @@ def test_clocks_of_a_driver_without_counters() -> None:
 
 
 def test_a_gpu_s_own_facts_and_what_a_driver_does_not_tell() -> None:
-    line = "0, 345, 1980, 31, Enabled, 0x0000000000000001, NVIDIA H100 80GB HBM3, 700.00, 580.159.04, 00000000:19:00.0\n"
-    (state,) = parse_states(line, (*STATE_FIELDS, *FACT_FIELDS))
-    assert (state["name"], state["power_limit_w"], state["driver"]) == ("NVIDIA H100 80GB HBM3", 700.0, "580.159.04")
-    assert states_during([state], [state])[0]["name"] == "NVIDIA H100 80GB HBM3", "they go into the record"
-    (state,) = parse_states(line.replace("700.00", "[N/A]"), (*STATE_FIELDS, *FACT_FIELDS))
-    assert "power_limit_w" not in state
-    assert state["driver"] == "580.159.04"
+    fields, line = ("index", *FACT_FIELDS), "0, NVIDIA H100 80GB HBM3, 700.00, 580.159.04, 00000000:19:00.0\n"
+    told = parse_facts(line, fields)
+    assert told == {
+        0: {"name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0, "driver": "580.159.04", "bus_id": "00000000:19:00.0"}
+    }
+    (state,) = parse_states("0, 345, 1980, 31, Enabled, 0x0000000000000001\n")
+    assert states_during([state], [state | told[0]])[0]["name"] == "NVIDIA H100 80GB HBM3", "they go into the record"
+    assert set(parse_facts(line.replace("700.00", "[N/A]"), fields)[0]) == {"name", "driver", "bus_id"}
+    assert parse_facts("0, 345, 1980, 31, Enabled, 0x0000000000000001\n", fields) == {}, "another query's answer"
 
 
 def test_a_field_that_a_driver_does_not_know_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +95,12 @@ def test_a_field_that_a_driver_does_not_know_takes_nothing_from_the_others(monke
         unknown = next((field for field in fields if field.startswith("clocks_event_reasons_counters")), None)
         if unknown:
             return f'Field "{unknown}" is not a valid field to query.\n'
-        said = {"index": "1", "name": "A100", "power.limit": "400.00", "clocks.max.sm": "1410"}
+        said = {"index": "1", "clocks.max.sm": "1410"}
         return ", ".join(said.get(field, "[N/A]") for field in fields)
 
-    text, known = query_known((*STATE_FIELDS, *COUNTERS.values(), *FACT_FIELDS), driver)
+    text, known = query_known((*STATE_FIELDS, *COUNTERS.values()), driver)
     (state,) = parse_states(text, known)
-    assert (state["gpu"], state["name"], state["power_limit_w"], state["max_sm_mhz"]) == (1, "A100", 400.0, 1410)
+    assert (state["gpu"], state["max_sm_mhz"]) == (1, 1410)
     assert "slowed_us" not in state
     assert len(asked) == len(COUNTERS) + 1
     query_known((*STATE_FIELDS, *COUNTERS.values()), driver)
