@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--strict", action="store_true", help="a measurement with anything unverified is invalid")
     for command in (figures, table, summary, report, export):
         command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=RUN_HELP)
+        command.add_argument("--across", metavar="WHAT", help="put records of different ones together: some of model,gpu,engine")
     return top
 
 
@@ -106,9 +107,10 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.command == "withdraw":
         return withdraw(arguments)
     from analysis.load.frame import load_runs
+    from analysis.load.setup import parse_across
     from analysis.stats.repeats import strict
 
-    frame = load_runs(arguments.runs)
+    frame = load_runs(arguments.runs, parse_across(arguments.across))
     return of_frame(arguments, strict(frame) if arguments.strict else frame)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import withdrawal
+from analysis.load import setup, withdrawal
 from analysis.load.recheck import Judged, judge_records
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
@@ -44,14 +44,18 @@ COLUMNS = (
     *("transfer_ms", *EVIDENCE),
     *("transport", "withdrawn"),
     *("error", "key", "started_at", "cautions", "folder", "path"),
+    *setup.COLUMNS,
 )
 NUMBERS = (
     *("gpus", "instances", "request_rate", "max_concurrency", "completed", "failed"),
     *METRICS,
     *TTFT_COLUMNS,
     "transfer_ms",
+    *setup.NUMBERS,
 )
 SAME = ("run", "arm", "key", "status", "started_at")  # two records that agree in these are one
+# The same arm, setting, repeat and seed: of two such records in one folder the newest stands.
+IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 RECORDS = "points/*/*.json"
 # Where no run folder is nested, and where walking would be slow.
 SKIPPED = frozenset({"raw", "logs", "__pycache__", "node_modules"})
@@ -65,18 +69,20 @@ class RunRecords:
     records: tuple[Path, ...]
 
 
-def load_runs(runs: Sequence[Path]) -> pd.DataFrame:
+def load_runs(runs: Sequence[Path], across: Sequence[str] = ()) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
     A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
-    holds no record, or a record cannot be read."""
+    holds no record, or a record cannot be read, or records differ in their model, GPU or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     judged = judge_records((path, item.folder) for item in found.values() for path in item.records)
     rows = [row(each) for each in judged]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})
     frame = frame.assign(withdrawn=_withdrawn(frame))
-    return frame.drop_duplicates(list(SAME)).reset_index(drop=True)
+    frame = frame.drop_duplicates(list(SAME)).reset_index(drop=True)
+    setup.refuse_mixed(frame, IDENTITY, across)
+    return frame
 
 
 def _withdrawn(frame: pd.DataFrame) -> pd.Series[str]:
@@ -162,6 +168,7 @@ def row(judged: Judged) -> dict[str, Any]:
         "stored_valid": judged.stored_valid,
         "disagrees": judged.disagrees,
         "unverified": judged.unverified,
+        **setup.columns(record, folder),
         "folder": str(folder),
         "path": str(path),
     }

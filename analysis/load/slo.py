@@ -10,6 +10,7 @@ from pdslurm.errors import ResultsError
 from pdslurm.records.good_requests import LIMITED
 
 Slo = Mapping[str, float]  # one of LIMITED → its bound in ms
+SHARE = 0.9  # of a point's requests that have to be good, where the run's configuration does not say
 EXAMPLE = "ttft_ms=500,tpot_ms=50"
 
 
@@ -19,10 +20,12 @@ def parse(text: str) -> Slo:
 
 
 def of_runs(folders: Iterable[str]) -> Slo | None:
-    """The SLO that the runs' config.yaml name, None where none does. Raises ResultsError when they name different ones."""
+    """The SLO that the runs' config.yaml name, None where none does. Raises ResultsError when they name different ones, also in the
+    share of requests that has to be good."""
     named = {folder: slo for folder in folders if (slo := of_config(Path(folder) / "config.yaml"))}
-    if len({tuple(sorted(slo.items())) for slo in named.values()}) > 1:
-        said = "; ".join(f"{folder}: {slo_text(slo)}" for folder, slo in named.items())
+    shares = {folder: float(scalar_of_runs([folder], "slo", "share") or SHARE) for folder in named}
+    if len({(*sorted(slo.items()), shares[folder]) for folder, slo in named.items()}) > 1:
+        said = "; ".join(f"{folder}: {slo_text(slo)}, of {shares[folder]:.3g} of the requests" for folder, slo in named.items())
         raise ResultsError(f"slo: the runs' config.yaml name different ones ({said}); give --slo {EXAMPLE}")
     return next(iter(named.values()), None)
 

@@ -30,7 +30,7 @@ METRICS = {
     "p99_ttft_ms": "p99 TTFT ms",
 }
 PLACE = ("run_dir", "run_root")  # where a run lies
-MOMENT = ("code.command", "host.shm_free", "host.free")  # of the machine when it began
+MOMENT = ("code.command", "host.shm_free", "host.free", "started_at", "sessions")  # of the machine when it began
 # What a node or a free port decides, in command lines and environments.
 PLACES = frozenset(
     {"--host", "--port", "--prometheus-host", "--prometheus-port", "--data-parallel-address", "--data-parallel-rpc-port"}

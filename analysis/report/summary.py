@@ -16,6 +16,7 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import capacity, repeats, suggestion
 from analysis.stats.capacity import capacities_of
+from analysis.stats.findings import findings
 from analysis.stats.repeats import comparable
 from analysis.stats.verdict import verdict
 
@@ -151,7 +152,7 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
     basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
     basis += [text for text in [repeats.transport_text(judged)] if text] + list(repeats.cautions(judged))
     worth = " — this shows that the machinery works; it is not a result" if is_machinery_test(judged) else ""
-    return [*sentences, f"Evidence: {', '.join(basis)}{worth}."]
+    return [*sentences, f"Evidence: {', '.join(basis)}{worth}.", *(f"{finding}." for finding in findings(judged))]
 
 
 def changed_text(judged: pd.DataFrame) -> list[str]:

@@ -10,14 +10,12 @@ import math
 import pandas as pd
 
 from analysis.load import request_files, slo
+from analysis.load.slo import SHARE
 
 # What tells one rate sweep from another, beside the arm; seeds differ from rate to rate.
 SWEEP = ("input_len", "output_len", "max_concurrency", "load", "repeat")
 CARRIED = ("gpus", "disaggregated", "folder")
 SHOWS_MISS = ("overloaded", "unsteady")  # columns: invalid numbers that still say that a rate misses the SLO
-
-
-SHARE = 0.9  # of a point's requests that have to be good, where the run's configuration does not say
 
 
 def capacities_of(judged: pd.DataFrame) -> pd.DataFrame:

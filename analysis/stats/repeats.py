@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-from analysis.load.frame import SETTING
+from analysis.load.frame import IDENTITY
+from analysis.load.setup import ACROSS
 from pdslurm.records.t_interval import MIN_REPEATS, t_95
 
 T = TypeVar("T")
@@ -20,7 +21,6 @@ ITL_IS = "ITL is the gap between two chunks of an answer, and a chunk may carry 
 THROUGHPUTS = ("output_throughput_tok_s", "request_throughput_per_s", "total_throughput_tok_s", "output_tok_s_per_gpu")
 OFFERED = "At a fixed request rate throughput is the load that was offered, and judges no arm."
 MOST_CHECKS = 3  # named, of those that lack evidence
-IDENTITY = ("folder", "arm", "source", *SETTING, "repeat", "seed")
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +50,11 @@ def series(frame: pd.DataFrame) -> pd.Series[str]:
     folders = frame.groupby(["arm", "source"])["folder"].transform("nunique")
     runs = frame.groupby(["arm", "source"])["run"].transform("nunique")
     where = frame["run"].where(runs == folders, frame["folder"]).astype(str)
-    return label.where(folders == 1, label + " [" + where + "]")
+    label = label.where(folders == 1, label + " [" + where + "]")
+    for name in ACROSS:  # put together by name: what one arm of one run was measured on is not averaged either
+        several = frame.groupby(["arm", "source", "folder"])[name].transform("nunique") > 1
+        label = label.where(~several, label + " (" + frame[name].fillna("unknown").astype(str) + ")")
+    return label
 
 
 def comparable(used: pd.DataFrame) -> pd.DataFrame:

@@ -20,12 +20,13 @@ from pdslurm.config import Access, Config, as_dict
 from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
+from pdslurm.measure.what_ran import write_fairness
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.findings import load_format
 from pdslurm.node.processes import Processes
 from pdslurm.node.provenance import code_facts, host_facts
 from pdslurm.plan.deployment import Host
-from pdslurm.plan.fairness import Compared, as_json
+from pdslurm.plan.fairness import Compared
 from pdslurm.plan.model import DTYPE_BYTES, model_shape
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
@@ -130,8 +131,8 @@ def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compare
     config = tasks.deployment.plan.config
     write_text(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_json(folder.path / "plan.json", plan_json(tasks.deployment, compared))
-    write_json(folder.path / "fairness.json", as_json(compared))
-    write_json(
+    write_fairness(folder, tasks.deployment, compared)
+    write_session(
         folder.path / "versions.json", {"engine": tasks.versions, "code": code_facts(), "host": {**host_facts(), **(facts or {})}}
     )
 
@@ -139,7 +140,20 @@ def write_provenance(folder: RunFolder, tasks: Tasks, compared: Sequence[Compare
 def write_nodes(folder: RunFolder, job_id: str, hosts: Sequence[Host], facts: Mapping[str, Mapping[str, Any]]) -> None:
     """nodes.json: the Slurm job, which address of which node was used, and every node's facts."""
     nodes = [{"name": h.name, "address": h.address, "interface": h.interface, "facts": facts.get(h.name, {})} for h in hosts]
-    write_json(folder.path / "nodes.json", {"slurm_job_id": job_id, "nodes": nodes})
+    write_session(folder.path / "nodes.json", {"slurm_job_id": job_id, "nodes": nodes})
+
+
+def write_session(path: Path, facts: Mapping[str, Any]) -> None:
+    """`facts` of the session that begins now, beside those of the sessions before: `sessions`, the newest last, each with its
+    `started_at`. The newest one's stand above too, where a file of one session has them. A record belongs to the last session that
+    began before it."""
+    try:
+        before = json.loads(path.read_text())
+        sessions = before.get("sessions") or [before]
+    except (OSError, ValueError, AttributeError):
+        sessions = []
+    now = {"started_at": _now(), **facts}
+    write_json(path, {**now, "sessions": [*sessions, now]})
 
 
 def plan_state(plan: Plan) -> State:

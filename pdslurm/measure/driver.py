@@ -33,6 +33,7 @@ from pdslurm.measure.progress import Display
 from pdslurm.measure.record import blank_record
 from pdslurm.measure.schedule import Schedule, Turn
 from pdslurm.measure.watch import Watch
+from pdslurm.measure.what_ran import WhatRan
 from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import Processes
 from pdslurm.plan.deployment import BoundArm, BoundSet, Process
@@ -78,6 +79,7 @@ class Driver:
         self.journal = Journal(display, folder.path)
         self.watch = Watch(self.config, plan.gpus, processes, signals, self.journal)
         self.meter = Meter(self.config, folder, self.watch)
+        self.what_ran = WhatRan(tasks.deployment, folder, self.watch, self.journal)
         self.client: BenchClient | None = None
         self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
 
@@ -126,6 +128,7 @@ class Driver:
             self._wait_ready(poll, list(endpoints), "engines", meanwhile=self._prepare_likely(bound, repeats))
             self.state.loaded(time.monotonic() - began)
             self.journal.say(f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s")
+            self.meter.resolved = self.what_ran.read(bound)
             for turn in self.schedule.turns(bound, repeats):
                 if self.schedule.has_open(turn.arm, turn.repeats):
                     self._run_arm(bound, turn, logs)

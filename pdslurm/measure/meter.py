@@ -36,6 +36,7 @@ class Meter:
     def __init__(self, config: Config, folder: RunFolder, watch: Watch) -> None:
         self.config, self.folder, self.watch, self.processes = config, folder, watch, watch.processes
         self.text: dict[str, Mapping[str, Any]] = {}  # by arm: what pdslurm/measure/text_check.py found after this load
+        self.resolved: Mapping[str, Mapping[str, str]] = {}  # engine → what it resolved, of the set that is loaded
 
     def measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
         """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s."""
@@ -58,6 +59,7 @@ class Meter:
         counted["transport"] = kv_path.as_json(over) if over else None
         after = self._gpu_states(engines)
         counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in after.items()} or None
+        counted["resolved"] = {name: dict(self.resolved[name]) for name in arm.engine_roles if name in self.resolved} or None
         counted |= ttft_telemetry(counted["engines"], result)
         if samples:
             path = self.folder.beside_raw(record, "timeline")

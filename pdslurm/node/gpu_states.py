@@ -1,11 +1,13 @@
-"""From what nvidia-smi prints to the state of each GPU: its clocks, what holds them down, and what slowed it during a point.
+"""From what nvidia-smi prints to each GPU: its name, limits and NUMA node, its clocks, and what slowed it during a point.
 
 `read_states` reads this node's GPUs before a point and after it; `states_during` joins the two."""
 
 from __future__ import annotations
 
+import functools
+import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pdslurm.node.gpus import number, query, rows
@@ -18,6 +20,8 @@ COUNTERS = {  # µs since the driver was loaded; older drivers do not know these
     "HW power brake": "clocks_event_reasons_counters.hw_power_brake_slowdown",
     "power cap": "clocks_event_reasons_counters.sw_power_cap",
 }
+FACT_FIELDS = ("name", "power.limit", "driver_version", "pci.bus_id")  # of the GPU itself
+UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field to query')
 # nvmlClocksEventReasons in NVIDIA's NVML reference; drivers since 535 take the old name of the field too
 THROTTLE = {
     0x1: "idle", 0x2: "application clocks", 0x4: "power cap", 0x8: "HW slowdown", 0x10: "sync boost", 0x20: "SW thermal",
@@ -25,26 +29,63 @@ THROTTLE = {
 }  # fmt: skip
 
 
-def parse_states(text: str, *, counters: bool = False) -> list[dict[str, Any]]:
-    """STATE_FIELDS of every GPU as facts: MHz, °C, what holds the clocks down; with COUNTERS behind them also `slowed_us` by
-    reason. Empty where a driver does not know all of them."""
-    width = len(STATE_FIELDS)
+def parse_states(text: str, fields: Sequence[str] = STATE_FIELDS) -> list[dict[str, Any]]:
+    """Those fields of every GPU as facts: MHz, °C, what holds the clocks down, `slowed_us` by reason. One of STATE_FIELDS that
+    was not asked for is None, another one is left out. Empty for what is no such output."""
     try:
-        lines = list(rows(text, width + len(COUNTERS) * counters))
-        states = [_state(*line[:width]) for line in lines]
-    except ValueError:
+        return [_state(dict(zip(fields, line, strict=True))) for line in rows(text, len(fields))]
+    except (KeyError, ValueError):
         return []
-    if not counters:
-        return states
-    slowed = [dict(zip(COUNTERS, map(number, line[width:]), strict=True)) for line in lines]
-    return [{**state, "slowed_us": counted} for state, counted in zip(states, slowed, strict=True)]
 
 
-def _state(index: str, clock: str, most: str, heat: str, persistence: str, mask: str) -> dict[str, Any]:
-    return {
-        "gpu": int(index), "sm_mhz": number(clock), "max_sm_mhz": number(most), "temperature_c": number(heat),
-        "persistence": persistence == "Enabled", "clocks_held_by": throttle_reasons(mask),
+def _state(said: Mapping[str, str]) -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "gpu": int(said["index"]), "sm_mhz": number(said.get("clocks.sm", "")), "max_sm_mhz": number(said.get("clocks.max.sm", "")),
+        "temperature_c": number(said.get("temperature.gpu", "")),
+        "persistence": said["persistence_mode"] == "Enabled" if "persistence_mode" in said else None,
+        "clocks_held_by": throttle_reasons(said.get("clocks_throttle_reasons.active", "")),
     }  # fmt: skip
+    counted = {name: number(said[field]) for name, field in COUNTERS.items() if field in said}
+    return state | ({"slowed_us": counted} if counted else {})
+
+
+def parse_facts(text: str, fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """GPU → its `name`, `power_limit_w`, `driver` and `bus_id`, as far as they are told. A line that has not as many fields is
+    another program's."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        said = dict(zip(fields, cells, strict=False))
+        if len(cells) == len(fields) and said.get("index", "").isdigit():
+            facts = {"name": text_of(said.get("name")), "power_limit_w": _watts(said.get("power.limit")),
+                     "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id"))}  # fmt: skip
+            found[int(said["index"])] = {name: value for name, value in facts.items() if value is not None}
+    return found
+
+
+def text_of(said: str | None) -> str | None:
+    """None for [N/A], [Not Supported] and their like."""
+    return said if said and not said.startswith("[") else None
+
+
+def _watts(said: str | None) -> float | None:
+    try:
+        return float(said or "")
+    except ValueError:
+        return None
+
+
+def parse_numa(text: str) -> dict[int, dict[str, str]]:
+    """GPU → its `numa` node and the `cpus` near it, as far as `nvidia-smi topo -m` tells them. Columns are parted by tabs."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).split("\t") for line in text.splitlines()]
+    heading = next(([cell.strip() for cell in line] for line in lines if any("NUMA Affinity" in cell for cell in line)), [])
+    found: dict[int, dict[str, str]] = {}
+    for line in lines:
+        if match := re.fullmatch(r"GPU(\d+)", line[0].strip()):
+            cells = dict(zip(heading, (cell.strip() for cell in line), strict=False))
+            facts = {"numa": cells.get("NUMA Affinity"), "cpus": cells.get("CPU Affinity")}
+            found[int(match[1])] = {name: value for name, value in facts.items() if value and value != "N/A"}
+    return found
 
 
 def throttle_reasons(mask: str) -> list[str] | None:
@@ -79,17 +120,45 @@ def _slowed_s(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
 
 def read_states(wanted: Iterable[str]) -> list[dict[str, Any]]:
     """Of the GPUs with these numbers; of all where they are named in another way, as by UUID. Empty where nvidia-smi is not there,
-    or does not answer."""
-    text = _nvidia_smi((*STATE_FIELDS, *COUNTERS.values()))
-    states = parse_states(text, counters=True) if text is not None else parse_states(_nvidia_smi(STATE_FIELDS) or "")
+    or does not answer. A field that this driver does not know takes nothing from the others."""
+    text, fields = query_known((*STATE_FIELDS, *COUNTERS.values()), _nvidia_smi)
+    states = parse_states(text, fields) or parse_states(_nvidia_smi(STATE_FIELDS))
+    if states:
+        facts, numa = parse_facts(*query_known(("index", *FACT_FIELDS), _nvidia_smi)), _numa()
+        states = [state | facts.get(state["gpu"], {}) | numa.get(state["gpu"], {}) for state in states]
     numbers = set(wanted)
     return [state for state in states if str(state["gpu"]) in numbers] or states
 
 
-def _nvidia_smi(fields: tuple[str, ...]) -> str | None:
-    """None for what fails: a field that this driver does not know, too."""
+_unknown: set[str] = set()  # fields that this node's driver does not know: asked for once
+
+
+def query_known(fields: Sequence[str], ask: Callable[[Sequence[str]], str]) -> tuple[str, tuple[str, ...]]:
+    """What `ask` prints for the fields that the driver knows, and which these are. nvidia-smi refuses a query as a whole, and names
+    one field that it does not know."""
+    while True:
+        known = tuple(field for field in fields if field not in _unknown)
+        text = ask(known)
+        refused = UNKNOWN_FIELD.search(text)
+        if not refused or refused[1] not in known:
+            return text, known
+        _unknown.add(refused[1])
+
+
+@functools.cache
+def _numa() -> dict[int, dict[str, str]]:
+    """Which does not change while this process lives."""
+    return parse_numa(_output(("nvidia-smi", "topo", "-m")))
+
+
+def _nvidia_smi(fields: Sequence[str]) -> str:
+    return _output(query("gpu", fields))
+
+
+def _output(command: Sequence[str]) -> str:
+    """Empty for what fails, but for the words that name a field that this driver does not know."""
     try:
-        done = subprocess.run(query("gpu", fields), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+        return ""
+    return done.stdout if done.returncode == 0 or UNKNOWN_FIELD.search(done.stdout) else ""

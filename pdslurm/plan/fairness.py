@@ -86,7 +86,7 @@ class ArmFacts:
 
     def of_engines(self, value: Callable[[Process], str]) -> str:
         """`value` of every engine process in words: once when all agree, else by role."""
-        return _by_role([(role, value(engine)) for role, engine in self.engines])
+        return by_role([(role, value(engine)) for role, engine in self.engines])
 
 
 def compare(deployment: Deployment) -> tuple[Compared, ...]:
@@ -102,9 +102,9 @@ def differences(compared: Sequence[Compared]) -> tuple[Compared, ...]:
 
 
 def stale(deployment: Deployment, compared: Sequence[Compared]) -> tuple[str, ...]:
-    """What the configuration explains though no arms differ in it."""
+    """What the configuration explains though no arms differ in it. What engines resolve is not known before they run."""
     found = {c.field for c in differences(compared)}
-    return tuple(field for field in deployment.plan.config.explained if field not in found)
+    return tuple(f for f in deployment.plan.config.explained if f not in found and not f.startswith("resolved "))
 
 
 def as_json(compared: Sequence[Compared]) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _values(deployment: Deployment, arms: Mapping[str, ArmFacts]) -> Iterator[tu
         "memory_share": lambda a: a.of_engines(_memory),
         "prefix_cache": lambda a: a.of_engines(lambda e: _options(e).get("--enable-prefix-caching", DEFAULT)),
         "expert_parallel": lambda a: a.of_engines(_experts) if shape is None or shape.experts else "the model has no experts",
-        "tensor_parallel": lambda a: _by_role([(role, _parallel(instance)) for role, instance in a.instances]),
-        "api_servers": lambda a: _by_role([(r, _api_servers(e)) for r, e in a.engines if e.port is not None]),
+        "tensor_parallel": lambda a: by_role([(role, _parallel(instance)) for role, instance in a.instances]),
+        "api_servers": lambda a: by_role([(r, _api_servers(e)) for r, e in a.engines if e.port is not None]),
         "router": lambda a: "vllm-router" if a.bound.routers else "none",
         "router_policy": lambda a: _policy(a.bound.routers),
         "load": lambda a: _load(deployment, a.bound),
@@ -202,7 +202,7 @@ def _rest(
         values = {}
         for arm, some in processes.items():
             roles = {id(engine): role for role, engine in arms[arm].engines}
-            values[arm] = _by_role([(roles.get(id(p), p.name), read(p).get(name, "not given")) for p in some])
+            values[arm] = by_role([(roles.get(id(p), p.name), read(p).get(name, "not given")) for p in some])
         yield f"{what} {name}", values
 
 
@@ -267,7 +267,7 @@ def _policy(routers: Sequence[Process]) -> str:
             said += [(role, found.get(f"--{role}-policy", policy)) for role in ("prefill", "decode")]
         else:
             said.append(("groups", policy))
-    return _by_role(said) if said else "no router"
+    return by_role(said) if said else "no router"
 
 
 def _load(deployment: Deployment, arm: BoundArm) -> str:
@@ -291,7 +291,7 @@ def _connector(engine: Process) -> str:
     return json.dumps(value)
 
 
-def _by_role(said: Sequence[tuple[str, str]]) -> str:
+def by_role(said: Sequence[tuple[str, str]]) -> str:
     """`a` where all say a, else `prefill: a, decode: b`."""
     if len({value for _, value in said}) == 1:
         return said[0][1]

@@ -21,7 +21,8 @@ class RunFolder:
     plan.json          sets, processes, points as bound to this machine's hosts and ports
     fairness.json      differs: what arms differ in though no topology forces it, each {field, values: arm → words, why, explained};
                        forced: the same of what one forces; same: {field: words}, everything where there is one arm
-    versions.json      engine, NIXL, router, driver, host, git commit
+                       unknown: what some engine did not tell; resolved: set → engine → what it told when it was ready
+    versions.json      engine, NIXL, router, driver, host, git commit of the newest session; sessions: of every one
     state.json         running, done, failed or interrupted; times; what stopped it
     events.jsonl       what the driver did, when
     points/ARM/*.json  one record per point and repeat (ends in .failed.json, .invalid.json, .invalid-2.json if it is)

@@ -24,9 +24,11 @@ from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, Pr
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.progress import Display, State
+from pdslurm.measure.what_ran import write_fairness
 from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import bind_free
 from pdslurm.node.processes import LocalProcesses
+from pdslurm.plan.fairness import compare
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
 from pdslurm.records.run_folder import RunFolder
@@ -155,6 +157,22 @@ def test_the_transport_is_recorded_and_must_be_the_one_that_is_asked(
         said = [text for text in record.invalid_reasons if "transport" in text]
         assert said == ([f"cluster.network.transport=rdma: {reason}"] if reason else [])
     assert (f"test: its points will be INVALID: cluster.network.transport=rdma: {reason}" in events(made)) is bool(reason)
+
+
+def test_what_engines_resolved_is_in_every_record_and_compared(driver: Make, tmp_path: Path) -> None:
+    """As a set becomes ready; what it told stays when a session starts that loads nothing."""
+    say = "\n".join(f"Using {name} attention backend out of potential backends: ['A']." for name in ("FLASH_ATTN", "TRITON_ATTN"))
+    made = driver({"topology.extra_args": ["--say", say]})
+    made.run()
+    for record in made.folder.records():
+        said = {"attention_backend": "FLASH_ATTN, TRITON_ATTN"}
+        assert record.telemetry["resolved"] == {"engine0": said, "engine1": said}
+    written = json.loads((made.folder.path / "fairness.json").read_text())
+    assert written["same"]["resolved attention_backend"] == "FLASH_ATTN, TRITON_ATTN"
+    assert {"field": "resolved max_num_seqs", "values": {"test": "unknown"}} in written["unknown"]
+    again = driver({"topology.extra_args": ["--say", say]})
+    write_fairness(again.folder, again.tasks.deployment, compare(again.tasks.deployment))
+    assert json.loads((made.folder.path / "fairness.json").read_text()) == written
 
 
 def test_a_rerun_measures_invalid_points_again_and_keeps_both(

@@ -16,7 +16,8 @@ from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
 from pdslurm.plan.model import DTYPE_BYTES, ModelShape, model_shape
 
-# What `explained` may name: what pdslurm/plan/fairness.py compares by name; other options and variables by their kind and name.
+# What `explained` may name: what pdslurm/plan/fairness.py compares by name; other options and variables by their kind and name, and
+# what pdslurm/plan/what_ran.py compares after `resolved `.
 EXPLAINABLE = (
     *("gpus", "model", "dtype", "context", "memory_share", "prefix_cache", "expert_parallel", "tensor_parallel", "api_servers"),
     *("router", "router_hops", "router_policy", "load", "instances", "kv_connector"),
@@ -62,8 +63,8 @@ def problems(config: Config) -> Iterator[str]:
 
 def _explained(config: Config) -> Iterator[str]:
     for name, reason in config.explained.items():
-        if name not in EXPLAINABLE and not re.fullmatch(r"(engine|router) -.+|env .+", name):
-            allowed = f"{', '.join(EXPLAINABLE)}, or 'engine --OPTION', 'router --OPTION', 'env VARIABLE'"
+        if name not in EXPLAINABLE and not re.fullmatch(r"(engine|router) -.+|env .+|resolved .+", name):
+            allowed = f"{', '.join(EXPLAINABLE)}, or 'engine --OPTION', 'router --OPTION', 'env VARIABLE', 'resolved FACT'"
             yield f"explained.{name}: nothing that arms are compared by; use {allowed}"
         if not reason.strip():
             yield f"explained.{name}: is empty; say why the arms differ in it on purpose, or leave it out"

@@ -140,6 +140,15 @@ def test_runs_with_different_slos_need_one_that_is_said(tmp_path: Path) -> None:
         slo.of_runs([str(tmp_path / "1"), str(tmp_path / "2")])
 
 
+def test_runs_whose_slos_differ_in_the_share_alone_are_refused(tmp_path: Path) -> None:
+    for name, share in (("1", "  share: 0.9\n"), ("2", "  share: 0.99\n"), ("default", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"slo:\n  ttft_ms: 500.0\n{share}")
+    with pytest.raises(ResultsError, match=r"different ones .*of 0\.9 of the requests.*of 0\.99 of the requests"):
+        slo.of_runs([str(tmp_path / "1"), str(tmp_path / "2")])
+    assert slo.of_runs([str(tmp_path / "1"), str(tmp_path / "default")]) == {"ttft_ms": 500}
+
+
 # --- distributions
 
 
