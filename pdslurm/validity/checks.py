@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pdslurm.records.measurement import Check
-from pdslurm.validity import conservation, delivery, load, serving
+from pdslurm.validity import conservation, delivery, load, serving, shares
 from pdslurm.validity.evidence import Evidence
 from pdslurm.validity.text import text
 
@@ -33,7 +33,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     serving.kv_bytes,
     serving.transport,
     serving.prefix_cache,
-    serving.workers,
+    shares.workers,
     serving.preemptions,
     load.client_process,
     delivery.delivery,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ MAX_APART_CPU, APART_FLOOR_CPU_MS = 0.2, 1.0  # where engines, router and client
 MAX_OUTSIDE, OUTSIDE_FLOOR_MS = 0.25, 50.0  # of the mean TTFT may pass outside the engines on GPUs; of 21 points up to 10 %
 MAX_OUTSIDE_CPU, OUTSIDE_FLOOR_CPU_MS = 0.6, 150.0  # on two cores at a rate up to 46 %
 OTHER_SECONDS = "client and engines do not measure by the same second"
+ROUNDED, ROUNDED_MS = 1e-3, 0.01  # of a sum of rounded times
 MAX_NEGATIVE, NEGATIVE_FLOOR_MS = 0.05, 5.0  # a part of the TTFT is a difference of sums, and may be so much below 0
 
 
@@ -86,7 +88,7 @@ def outside_engines(e: Evidence) -> Check:
 
 
 def ttft_parts(e: Evidence) -> Check:
-    """No part of the TTFT takes less than no time."""
+    """No part of the TTFT takes less than no time, and the parts are the sum."""
     told, measured = e.telemetry.get("ttft") or {}, e.client.get("mean_ttft_ms") or 0.0
     parts = {name: told[f"{name}_ms"] for name in TTFT_PARTS if told.get(f"{name}_ms") is not None}
     if not e.demand.stream:
@@ -94,4 +96,7 @@ def ttft_parts(e: Evidence) -> Check:
     if not parts:
         return missing("ttft_parts", "the engines do not tell the parts of the TTFT")
     wrong = [f"{name} took {ms:.1f} ms" for name, ms in parts.items() if ms < -max(NEGATIVE_FLOOR_MS, MAX_NEGATIVE * measured)]
+    total = told.get("sum_ms")
+    if total is not None and abs(math.fsum(parts.values()) - total) > ROUNDED * abs(total) + ROUNDED_MS:
+        wrong.append(f"its parts add up to {math.fsum(parts.values()):.1f} ms, the record says {total:.1f}")
     return judged("ttft_parts", wrong, "no part of the TTFT is below 0", parts)

@@ -78,7 +78,7 @@ def demand_of_record(record: Measurement) -> Demand:
         kv_ranks=int(nixl.get("ranks") or 1),
         kv_unknown=stored["kv_bytes"].said if "kv_bytes" in stored and stored["kv_bytes"].ok is None else "",
         policies=_evidence(stored, "workers").get("policies") or {},
-        gpus=bool(record.telemetry.get("gpus")),
+        gpus=bool(record.telemetry.get("gpus")) or ("clocks" in stored and stored["clocks"].said != "no GPU"),
         gpu_count=record.arm_info.get("gpus"),
     )
 

@@ -4,8 +4,6 @@ docs/validity.md lists every check with its bound and the reason for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 from pdslurm.records.measurement import Check
 from pdslurm.validity.answer import judged, missing, not_asked
 from pdslurm.validity.clocks import slowdowns
@@ -15,8 +13,6 @@ from pdslurm.validity.kv_path import from_json, mismatches
 
 MAX_KV_DRIFT = 0.01  # of the bytes; beside one block for each prompt that client and engine count differently
 PREFIX_TOLERANCE = 0.01  # above what prompts share: what hits beyond is the cache of an earlier point
-SHARE_TOLERANCE = {"round_robin": 0.1}  # of a worker's equal share; two requests are always allowed
-SHARE_TOLERANCE_ELSE = 0.5  # policies that choose by load or hash: below half of its share a worker's GPUs were hardly there
 MAX_PREEMPTED = 0.05  # of the requests: up to here p95 and less come from requests that were never thrown out
 NO_NIXL = "no KV moves by NIXL in this arm"
 NIXL_FAULTS = ("nixl_failed_transfers", "nixl_failed_notifications", "nixl_expired_requests", "nixl_late_notifications")
@@ -114,31 +110,6 @@ def prefix_cache(e: Evidence) -> Check:
         else "; the point measures the cache"
     )
     return Check("prefix_cache", right, told + ("" if right else wrong), evidence)
-
-
-def workers(e: Evidence) -> Check:
-    """Requests of each instance, as it counted them, against an equal share among those of its role."""
-    by_role: dict[str, dict[str, float | None]] = {}
-    for name, engine in e.engines.items():
-        by_role.setdefault(str(engine.get("role")), {})[name] = engine.get("requests")
-    evidence = {"requests": by_role, "router": e.telemetry.get("router_requests"), "policies": dict(e.demand.policies)}
-    if not by_role:
-        return missing("workers", "the engines' counters are not in the record", evidence)
-    if not any(len(counts) > 1 for counts in by_role.values()):
-        return Check("workers", True, "one instance of each role", evidence)
-    if None in [count for counts in by_role.values() for count in counts.values()]:
-        return missing("workers", "an instance does not tell how many requests it had", evidence)
-    wrong = [text for role, counts in by_role.items() for text in _lopsided(role, counts, e.demand.policies.get(role, ""))]
-    return judged("workers", wrong, "every instance had its share of the requests", evidence)
-
-
-def _lopsided(role: str, counts: Mapping[str, float | None], policy: str) -> Iterator[str]:
-    equal = sum(n or 0 for n in counts.values()) / len(counts)
-    allowed = max(2.0, SHARE_TOLERANCE.get(policy, SHARE_TOLERANCE_ELSE) * equal)
-    which = "" if role == "both" else f"{role} instance "
-    for name, n in counts.items():
-        if n is not None and abs(n - equal) > allowed:
-            yield f"{which}{name} had {n:g} requests; {policy or 'the router'} should give it {equal:g} ± {allowed:.3g}"
 
 
 def preemptions(e: Evidence) -> Check:

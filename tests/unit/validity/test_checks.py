@@ -100,7 +100,9 @@ def evidence(
     told = good() | telemetry
     for name, changes in (engines or {}).items():
         for each in told["engines"] if name == "*" else [name]:
-            told["engines"][each] |= changes
+            n = changes.get("requests") or 0.0
+            served = {"prompt_tokens": 512.0 * n, "generation_tokens": 32.0 * n} if n and each != "engine0" else {}
+            told["engines"][each] |= served | changes
     sums = {name: None if None in (each := [e[name] for e in told["engines"].values()]) else sum(each) for name in ENGINE_COUNTERS}
     requests = lines(spans or SPANS)
     for name in {"engine1", "engine2"} & set(told["engines"]):
@@ -176,6 +178,14 @@ FAULTS = [  # planted, the check that has to catch it, what it says
                  "workers", "decode instance engine1 had 80 requests; consistent_hash should give it 50 ± 25; "
                  "decode instance engine2 had 20 requests; consistent_hash should give it 50 ± 25",
                  id="a hash that does not spread"),
+    pytest.param({"engines": {"engine1": {"generation_tokens": 800.0}, "engine2": {"generation_tokens": 2400.0}}}, "workers",
+                 "decode instance engine1 had 800 generation tokens; its 50 requests should have 1,600 ± 16; "
+                 "decode instance engine2 had 2,400 generation tokens; its 50 requests should have 1,600 ± 16",
+                 id="half of an instance's tokens at the other"),
+    pytest.param({"ttft": {"prefill_ms": 0.0, "transfer_ms": 30.0, "sum_ms": 90.0}}, "ttft_parts",
+                 "its parts add up to 30.0 ms, the record says 90.0", id="a part of the TTFT left out"),
+    pytest.param({"ttft": {"prefill_ms": -40.0, "transfer_ms": 130.0, "sum_ms": 90.0}}, "ttft_parts", "prefill took -40.0 ms",
+                 id="a part of the TTFT below 0"),
     pytest.param({"engines": {"engine1": {"preemptions": 6.0}}}, "preemptions",
                  "6 preemptions in 100 requests: KV memory is too small, and prompts are computed again", id="a preemption storm"),
     pytest.param({"client": {"client_busy": 0.85}}, "client",
@@ -241,7 +251,7 @@ HARMLESS = [
     pytest.param({"client": {"decode_s": 38.0}, "demand": {"gpus": False}},
                  id="less than a fifth of a token's time between engine and client on a CPU"),
     pytest.param({"client": {"decode_s": 32.5}}, id="less than a twentieth on GPUs"),
-    pytest.param({"ttft": {"queue_ms": -3.0, "prefill_ms": 60.0, "sum_ms": 90.0}}, id="a part of the TTFT hardly below 0"),
+    pytest.param({"ttft": {"queue_ms": -3.0, "prefill_ms": 60.0, "sum_ms": 57.0}}, id="a part of the TTFT hardly below 0"),
     pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_by": ["power cap"]}]}}, id="a power cap"),
     pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_before": ["HW thermal"]}]}}, id="hot before, not during"),
 ]  # fmt: skip
