@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--strict", action="store_true", help="a measurement with anything unverified is invalid")
     for command in (figures, table, summary, report, export):
         command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=RUN_HELP)
+        command.add_argument("--deep", action="store_true", help="compare records with the raw files behind them, token by token")
         command.add_argument("--across", metavar="WHAT", help="put records of different ones together: some of model,gpu,engine")
     return top
 
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> str:
     from analysis.load.setup import parse_across
     from analysis.stats.repeats import strict
 
-    frame = load_runs(arguments.runs, parse_across(arguments.across))
+    frame = load_runs(arguments.runs, parse_across(arguments.across), deep=arguments.deep)
     return of_frame(arguments, strict(frame) if arguments.strict else frame)
 
 

@@ -69,13 +69,14 @@ class RunRecords:
     records: tuple[Path, ...]
 
 
-def load_runs(runs: Sequence[Path], across: Sequence[str] = ()) -> pd.DataFrame:
+def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = False) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
-    A record that is given twice, or lies in a copy of its folder, counts once. Raises ResultsError when a folder is missing or
-    holds no record, or a record cannot be read, or records differ in their model, GPU or engine and `across` does not name that."""
+    A record that is given twice, or lies in a copy of its folder, counts once. `deep` compares the raw files, too. Raises
+    ResultsError when a folder is missing or holds no record, or a record cannot be read, or records differ in their model, GPU
+    or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
-    judged = judge_records((path, item.folder) for item in found.values() for path in item.records)
+    judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep)
     rows = [row(each) for each in judged]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})

@@ -6,12 +6,14 @@ by the content of both files and of the rules, so that thousands of records are 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
+import math
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 import pdslurm.validity
+from pdslurm.bench.result_files import itl_histogram, request_rows, with_latencies
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement, load_record
 from pdslurm.records.run_folder import RunFolder
@@ -26,6 +29,8 @@ from pdslurm.validity.checks import unverified
 from pdslurm.validity.evidence import Requests, read_columns
 from pdslurm.validity.recheck import disagreement, recheck
 
+ROUNDED_MS = 0.05  # a latency is a sum of times that the raw file holds to 1 µs
+MAX_MOVED = 0.05  # of the gaps: the record's bins were made before times were rounded for the raw file
 RULES = Path(pdslurm.validity.__file__).parent
 CACHE = "pdslurm-checks.sqlite"
 
@@ -46,11 +51,13 @@ class Judged:
         return unverified(self.record.checks)
 
 
-def judge_records(files: Iterable[tuple[Path, Path]]) -> list[Judged]:
+def judge_records(files: Iterable[tuple[Path, Path]], *, deep: bool = False) -> list[Judged]:
     """Every (record file, run folder), judged. Records that share what two measurements cannot share are invalid, each with the
-    other's name. Raises ResultsError for a record that cannot be read."""
+    other's name. `deep` compares request lines and gaps between chunks
+    with the raw files, too. Raises ResultsError for a record that cannot be read."""
     with _Cache() as known:
         found = [_judged(path, folder, known) for path, folder in files]
+    found = [_with_raw(each) for each in found] if deep else found
     return list(_with_doubles(found))
 
 
@@ -73,6 +80,44 @@ def _columns(path: Path) -> Requests | None:
         return read_columns(path)
     except ResultsError:
         return {name: [] for name in REQUEST_COLUMNS}
+
+
+def _with_raw(judged: Judged) -> Judged:
+    """With the check `raw`: the request file's lines and the distribution of the gaps between chunks are those of the client's raw
+    result, which has the time of every token."""
+    record = judged.record
+    if record.status != "done" or record.source != "measured":
+        return judged
+    lines = _columns(RunFolder(judged.folder).beside_raw(record, "requests"))
+    try:
+        raw = json.loads(gzip.decompress((judged.folder / str(record.provenance.get("raw"))).read_bytes()))
+        made = [[_number(cell) for cell in row] for row in request_rows(with_latencies(raw))]
+        bins = itl_histogram(raw)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        said = f"the raw file cannot be read ({type(error).__name__})"
+        return replace(judged, record=replace(record, checks=(*record.checks, Check("raw", None, said, unverified=True))))
+    wrong = []
+    if lines is not None:
+        kept = [list(row) for row in zip(*(lines[name] for name in REQUEST_COLUMNS), strict=True)]
+        apart = sum(not _agree(a, b) for a, b in zip(kept, made, strict=False)) + abs(len(kept) - len(made))
+        wrong += [f"{apart} of {len(made)} request lines are not those of the raw file"] if apart else []
+    if (stored := record.distributions.get("itl_ms")) and _moved(stored, bins) > MAX_MOVED * sum(bins.values()):
+        wrong.append("the gaps between chunks are not those of the raw file")
+    return _added(judged, Check("raw", not wrong, "; ".join(wrong) or "the raw file says the same", {"requests": len(made)}))
+
+
+def _number(cell: float | int | str) -> float:
+    return float(cell) if cell != "" else math.nan
+
+
+def _agree(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two lines are one; raw files hold 1 µs, of which latencies may be sums over many tokens."""
+    return all(abs(a - b) <= ROUNDED_MS + 1e-4 * abs(b) or (a != a and b != b) for a, b in zip(one, other, strict=True))
+
+
+def _moved(one: Mapping[str, int], other: Mapping[str, int]) -> int:
+    """How many gaps lie in other bins."""
+    return sum(abs(one.get(name, 0) - other.get(name, 0)) for name in {*one, *other})
 
 
 def _with_doubles(found: list[Judged]) -> Iterator[Judged]:
@@ -104,9 +149,14 @@ def _differ(one: Judged, other: Judged) -> bool:
 
 
 def _invalid(judged: Judged, why: list[str]) -> Judged:
-    double = Check("double", False, "; ".join(why))
+    return _added(judged, Check("double", False, "; ".join(why)))
+
+
+def _added(judged: Judged, check: Check) -> Judged:
+    """With one more check, and what follows from it."""
     record = judged.record
-    today = replace(record, valid=False, invalid_reasons=(*record.invalid_reasons, double.said), checks=(*record.checks, double))
+    why = (*record.invalid_reasons, check.said) if check.ok is False else record.invalid_reasons
+    today = replace(record, valid=not why, invalid_reasons=why, checks=(*record.checks, check))
     return replace(judged, record=today, disagrees=disagreement(replace(record, valid=judged.stored_valid), today))
 
 
