@@ -38,6 +38,8 @@ ENGINE_COUNTERS: Mapping[str, tuple[str, ...]] = {
 ENGINE_INFO = "vllm:cache_config_info"  # a gauge that is always 1; its labels tell
 ROUTER_WORKER_COUNTERS = ("vllm_router_processed_requests_total",)
 
+ONLY_RISE = ("_total", "_sum", "_count")  # the ends of names of samples that only rise
+
 Sample = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]  # (name, sorted labels) → value
 
 
@@ -59,10 +61,10 @@ def difference(before: Sample, after: Sample) -> Sample:
 
 
 def has_fallen(before: Sample | None, after: Sample | None) -> bool:
-    """Whether a counter is lower than it was, or gone: its process was started anew in between."""
+    """Whether a counter is lower than it was: its process was started anew in between. A summary's quantiles rise and fall."""
     if before is None or after is None:
         return False
-    return any(after.get(key, -1.0) < value for key, value in before.items() if key[0] != ENGINE_INFO)
+    return any(after.get(key, value) < value for key, value in before.items() if key[0].endswith(ONLY_RISE))
 
 
 def total(sample: Sample, names: Iterable[str]) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pdslurm.measure.telemetry import ENGINE_COUNTERS, counted, difference, parse, scrape, total
+from pdslurm.measure.telemetry import ENGINE_COUNTERS, counted, difference, has_fallen, parse, scrape, total
 from pdslurm.plan.deployment import Process
 
 ENGINE = """\
@@ -111,6 +111,26 @@ def test_difference_and_total() -> None:
 
 def test_a_counter_that_was_not_there_before_began_at_zero() -> None:
     assert total(difference({}, parse(ROUTER.format(3, 4))), ["vllm_router_processed_requests_total"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "fell"),
+    [
+        ("vllm:prompt_tokens_total", 5.0, 5.0, False),
+        ("vllm:prompt_tokens_total", 5.0, 0.0, True),
+        ("vllm:e2e_request_latency_seconds_sum", 5.0, 4.9, True),
+        ("vllm_router_request_duration_seconds", 5.0, 4.9, False),
+        ("vllm:prompt_tokens_total", 5.0, None, False),
+    ],
+    ids=["nothing happened", "a counter", "a sum", "a summary's quantile", "one that is not told any more"],
+)
+def test_a_counter_that_fell_says_that_its_process_was_started_anew(
+    name: str, before: float, after: float | None, fell: bool
+) -> None:
+    key = (name, (("engine", "0"),))
+    assert has_fallen({key: before}, {} if after is None else {key: after}) is fell
+    told = counted({"e": {key: before}}, {"e": {} if after is None else {key: after}}, {"e": "both"}, [])
+    assert told["restarted"] == (["e"] if fell else [])
 
 
 def test_ranks_of_one_instance_are_summed() -> None:
