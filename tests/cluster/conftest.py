@@ -83,6 +83,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     write_vllm(root / "lib")
     (root / "model").mkdir()
     (root / "model" / "config.json").write_text("{}")
+    (root / "model" / "model.safetensors").write_bytes(b"no weights")  # the preflight looks whether there are some
     program = f"[{sys.executable},-S,{SERVER}]"
     return (
         *DEMO, "model=tiny", "model.make=false", f"model.path={root}/model",
