@@ -7,8 +7,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,9 @@ def make(folder: Path, config: dict[str, Any], *, weights: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        make(Path(sys.argv[1]), json.load(sys.stdin), weights="--no-weights" not in sys.argv[2:])
-    except make_weights.CannotMake as error:
-        sys.exit(str(error))
+    with tempfile.TemporaryDirectory() as cache:  # importing transformers makes a cache of compiled code, which nobody needs here
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        try:
+            make(Path(sys.argv[1]), json.load(sys.stdin), weights="--no-weights" not in sys.argv[2:])
+        except make_weights.CannotMake as error:
+            sys.exit(str(error))
