@@ -43,7 +43,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for repeat in range(3):
                 # The same numbers again: it is their count that matters here. Not by RunFolder.save, which waits for the disk.
                 point = {**made["point"], "repeat": repeat, "seed": repeat}
-                value = {**made, "point": point, "key": f"{made['key']}{repeat}"}
+                value = {
+                    **made,
+                    "point": point,
+                    "key": f"{made['key']}{repeat}",
+                    "started_at": f"{made['started_at'][:17]}{repeat:02d}{made['started_at'][19:]}",
+                }
                 (folder / arm.name / f"{at.input_len}-{at.output_len}-{repeat}.json").write_text(json.dumps(value))
     return root
 
@@ -56,7 +61,7 @@ def test_ten_thousand_records_are_loaded_and_drawn_in_time_and_memory(runs: Path
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()})
     wall_s = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 2 * 13  # PDF and PNG of all but the floor's neighbour, latency by concurrency
+    assert len(done.stdout.split()) == 2 * 14  # PDF and PNG of all but the floor's neighbour, latency by concurrency
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["latency_concurrency"]
     cpu_s, largest_kib = json.loads((tmp_path / "used.json").read_text())
     print({"wall_s": wall_s, "cpu_s": cpu_s, "largest_mib": largest_kib / 1024})
