@@ -23,10 +23,10 @@ from typing import Any
 import pdslurm.validity
 from pdslurm.bench.result_files import itl_histogram, request_rows, with_latencies
 from pdslurm.errors import ResultsError
+from pdslurm.records.good_requests import Requests, read_columns
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement, load_record
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.validity.checks import unverified
-from pdslurm.validity.evidence import Requests, read_columns
 from pdslurm.validity.recheck import disagreement, recheck
 
 ROUNDED_MS = 0.05  # a latency is a sum of times that the raw file holds to 1 µs

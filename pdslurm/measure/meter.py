@@ -19,13 +19,15 @@ from pdslurm.plan.kv_size import kv_size
 from pdslurm.plan.model import hf_config
 from pdslurm.plan.points import expected_hit_rate
 from pdslurm.plan.tasks import Task
+from pdslurm.records.good_requests import read_columns
 from pdslurm.records.measurement import Measurement, metrics_of
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.validity import kv_path
-from pdslurm.validity.checks import checks, reasons
+from pdslurm.validity.checks import checks
 from pdslurm.validity.counters import total_of
 from pdslurm.validity.demand import Demand
-from pdslurm.validity.evidence import evidence_of, read_columns
+from pdslurm.validity.evidence import evidence_of
+from pdslurm.validity.recheck import with_checks
 
 COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 
@@ -78,8 +80,7 @@ class Meter:
             error=None if result.get("completed") else str(result.get("first_error") or "no request completed"),
         )
         found = checks(evidence_of(measured, read_columns(self.folder.beside_raw(record, "requests"))))
-        wrong = reasons(found, strict=demand.strict)
-        return dataclasses.replace(measured, valid=not wrong, invalid_reasons=wrong, checks=found)
+        return with_checks(measured, found, strict=demand.strict)
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""

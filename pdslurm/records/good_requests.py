@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import REQUEST_COLUMNS
 
 LIMITED = tuple(name for name in REQUEST_COLUMNS if name.endswith("_ms"))  # what an SLO can limit, in ms, the limit itself allowed
+Requests = Mapping[str, list[float]]  # a column for each of REQUEST_COLUMNS; NaN is unknown
 BETWEEN_TOKENS = ("tpot_ms", "itl_max_ms")  # of these a request of one token has none
 
 
@@ -53,10 +53,33 @@ def is_unseen(name: str, requests: Iterable[Mapping[str, float | None]]) -> bool
     return bool(has_it) and all(math.isnan(or_nan(request[name])) for request in has_it)
 
 
-def read_requests(path: Path) -> list[dict[str, float | None]]:
-    """The lines of a file of REQUEST_COLUMNS; None is unknown. Raises ResultsError when it cannot be read."""
+def read_columns(path: Path) -> Requests | None:
+    """The columns of a request file; None where it is not there. Raises ResultsError where it cannot be read."""
     try:
-        with gzip.open(path, "rt", newline="") as file:
-            return [{name: float(value) if value else None for name, value in line.items()} for line in csv.DictReader(file)]
-    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
+        return parse_columns(gzip.decompress(path.read_bytes()).decode("ascii"))
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError) as error:
         raise ResultsError(f"{path}: not a file of requests ({type(error).__name__}: {error})") from error
+
+
+def parse_columns(text: str) -> Requests:
+    """Raises ValueError for a text that is no table of REQUEST_COLUMNS."""
+    head, *lines = text.splitlines()
+    names = head.split(",")
+    if missing := [name for name in REQUEST_COLUMNS if name not in names]:
+        raise ValueError(f"it has no column {missing[0]}")
+    rows = [line.split(",") for line in lines]
+    if wrong := next((n for n, row in enumerate(rows, 2) if len(row) != len(names)), None):
+        raise ValueError(f"line {wrong} has {len(rows[wrong - 2])} cells, not {len(names)}")
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {name: [float(cell) if cell else math.nan for cell in column] for name, column in zip(names, columns, strict=True)}
+
+
+def read_requests(path: Path) -> list[dict[str, float | None]]:
+    """The lines of a request file; None is unknown. Raises ResultsError when it cannot be read, or is not there."""
+    columns = read_columns(path)
+    if columns is None:
+        raise ResultsError(f"{path}: not a file of requests (it is not there)")
+    rows = zip(*(columns[name] for name in REQUEST_COLUMNS), strict=True)
+    return [{name: None if math.isnan(cell) else cell for name, cell in zip(REQUEST_COLUMNS, row, strict=True)} for row in rows]

@@ -1,20 +1,16 @@
-"""A record and its request file in; the evidence that every check of the point looks at, out."""
+"""A record and its request lines in; the evidence that every check of the point looks at, out."""
 
 from __future__ import annotations
 
-import gzip
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import REQUEST_COLUMNS, Measurement
+from pdslurm.records.good_requests import Requests
+from pdslurm.records.measurement import Measurement
 from pdslurm.validity.demand import Demand, demand_of_record
 
-Requests = Mapping[str, list[float]]  # a column for each of REQUEST_COLUMNS; NaN is unknown
 NO_CLIENT = "the record does not hold the client's result"
 NO_REQUESTS = "the file with a line for each request is not there"
 
@@ -70,26 +66,3 @@ def evidence_of(record: Measurement, requests: Requests | None) -> Evidence:
         completed=record.completed or 0,
         wall_s=record.wall_s or None,
     )
-
-
-def read_columns(path: Path) -> Requests | None:
-    """The columns of a request file; None where it is not there. Raises ResultsError where it cannot be read."""
-    try:
-        return parse_columns(gzip.decompress(path.read_bytes()).decode("ascii"))
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError) as error:
-        raise ResultsError(f"{path}: not a file of requests ({type(error).__name__}: {error})") from error
-
-
-def parse_columns(text: str) -> Requests:
-    """Raises ValueError for a text that is no table of REQUEST_COLUMNS."""
-    head, *lines = text.splitlines()
-    names = head.split(",")
-    if missing := [name for name in REQUEST_COLUMNS if name not in names]:
-        raise ValueError(f"it has no column {missing[0]}")
-    rows = [line.split(",") for line in lines]
-    if wrong := next((n for n, row in enumerate(rows, 2) if len(row) != len(names)), None):
-        raise ValueError(f"line {wrong} has {len(rows[wrong - 2])} cells, not {len(names)}")
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    return {name: [float(cell) if cell else math.nan for cell in column] for name, column in zip(names, columns, strict=True)}

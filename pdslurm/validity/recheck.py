@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pdslurm.records.good_requests import Requests
 from pdslurm.records.measurement import Check, Measurement
 from pdslurm.validity.checks import checks, reasons
-from pdslurm.validity.evidence import Requests, evidence_of
+from pdslurm.validity.evidence import evidence_of
 
 
 def recheck(record: Measurement, requests: Requests | None) -> Measurement:
@@ -22,8 +23,13 @@ def recheck(record: Measurement, requests: Requests | None) -> Measurement:
     kept += tuple(check for name, check in stored.items() if name not in names)
     if not record.valid and not stored and not any(check.unverified is False and check.ok is False for check in kept):
         kept += tuple(Check("stored", False, said) for said in record.invalid_reasons or ("no reason is stored",))
-    wrong = reasons(kept, strict=evidence.demand.strict)
-    return replace(record, valid=not wrong, invalid_reasons=wrong, checks=kept)
+    return with_checks(record, kept, strict=evidence.demand.strict)
+
+
+def with_checks(record: Measurement, found: tuple[Check, ...], *, strict: bool) -> Measurement:
+    """The record with these checks and the verdict that follows from them."""
+    wrong = reasons(found, strict=strict)
+    return replace(record, valid=not wrong, invalid_reasons=wrong, checks=found)
 
 
 def disagreement(stored: Measurement, today: Measurement) -> str:

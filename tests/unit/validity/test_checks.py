@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from pdslurm.measure.telemetry import ENGINE_COUNTERS
+from pdslurm.records.good_requests import Requests
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, metrics_of
 from pdslurm.validity.checks import checks, reasons, unverified
 from pdslurm.validity.conservation import statistics_of
 from pdslurm.validity.demand import Demand
-from pdslurm.validity.evidence import Evidence, Requests
+from pdslurm.validity.evidence import Evidence
 from pdslurm.validity.load import steady_state
 
 # 100 prompts of 512 tokens and 32 output tokens through 1 prefill and 2 decode instances, 4 requests a second for 25 s; the decode
