@@ -198,6 +198,9 @@ FAULTS = [  # planted, the check that has to catch it, what it says
     pytest.param({"client": {"decode_s": 62.0}}, "delivery",
                  "20.00 ms a token at the client, 10.00 in the engines: API servers, router or client held the tokens up",
                  id="tokens held up on their way"),
+    pytest.param({"client": {"decode_s": 26.35}}, "delivery",
+                 "8.50 ms a token at the client, 10.00 in the engines: client and engines do not measure by the same second",
+                 id="a client's clock that runs slow"),
     pytest.param({"spans": PILED_UP}, "steady_state",
                  "the queue grows: 3 requests in flight after a quarter of sending, 36 at its end; "
                  "filling up and chance explain 15.7 of the difference; "
@@ -252,6 +255,7 @@ HARMLESS = [
     pytest.param({"client": {"decode_s": 38.0}, "demand": {"gpus": False}},
                  id="less than a fifth of a token's time between engine and client on a CPU"),
     pytest.param({"client": {"decode_s": 32.5}}, id="less than a twentieth on GPUs"),
+    pytest.param({"client": {"decode_s": 15.0}, "demand": {"gpus": False}}, id="late first tokens on a CPU"),
     pytest.param({"ttft": {"queue_ms": -3.0, "prefill_ms": 60.0, "sum_ms": 57.0}}, id="a part of the TTFT hardly below 0"),
     pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_by": ["power cap"]}]}}, id="a power cap"),
     pytest.param({"gpus": {"node0": [{**GPU, "clocks_held_before": ["HW thermal"]}]}}, id="hot before, not during"),
