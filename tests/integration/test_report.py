@@ -230,7 +230,7 @@ def test_failed_and_invalid_points_are_listed_with_reason_and_evidence(tmp_path:
     assert '"failed_transfers": 3' in text
     section = page[page.index('id="validity"') : page.index('id="fairness"')]
     assert "4 of 4" in section
-    assert "no GPU" in section, "what does not apply is said, not counted"
+    assert "no KV is handed over in this arm" in section, "what does not apply is said, not counted"
     assert "1 failed" in section
 
 
