@@ -22,10 +22,10 @@ from pdslurm.measure.health import post_json
 from pdslurm.measure.warm_up import RequestOptions
 from pdslurm.plan.deployment import BoundArm, Process
 from pdslurm.plan.model import hf_config
-from pdslurm.validity.text import LIKELIEST
+from pdslurm.validity.text import LIKELIEST, PROVING
 
-LONG = 3000  # tokens: over every chunk of a prefill in use, 2048 and less
-POSITIONS = 3  # next tokens that are asked for after each prompt
+CHUNKS = 3000  # tokens: over every chunk of a prefill in use, 2048 and less
+POSITIONS = 6  # next tokens that are asked for after each prompt
 BLOCK = 16  # tokens, where no engine tells its own
 VOCABULARY = range(3, 30_000)  # plain words in every tokenizer we know
 FORCE = 100.0  # the largest logit_bias: the token is chosen, and its log-probability told is the one without the bias
@@ -57,13 +57,21 @@ class Prompt:
 
 
 def prompts_for(block: int, limit: int, vocabulary: int, seed: str) -> list[Prompt]:
-    """Fresh prompts of random tokens: shorter than a block of KV, exactly two blocks, one token more, and long. Those that have
-    more than `limit` tokens are left out."""
+    """Fresh prompts of random tokens: shorter than a block of KV, exactly two blocks, one token more, long, and over a prefill's
+    chunk. Those that have more than `limit` tokens are left out. The two longest end with half of their first block once more:
+    a trained model goes on with what follows there, so its answer depends on that block."""
     draw = random.Random(seed)
     ids = range(VOCABULARY.start, min(vocabulary, VOCABULARY.stop))
     lengths = {"short": max(2, block - 3), "edge": 2 * block, "over": 2 * block + 1}
-    lengths["long"] = max(min(LONG, limit), lengths["over"] + 1)
-    made = [Prompt(name, tuple(draw.choices(ids, k=length)), f"{seed}/{name}") for name, length in lengths.items()]
+    lengths["long"] = max(min(PROVING, limit), lengths["over"] + 1)
+    lengths["chunks"] = max(min(CHUNKS, limit), lengths["long"] + 1)
+    made = []
+    for name, length in lengths.items():
+        tokens = draw.choices(ids, k=length)
+        if name in ("long", "chunks"):
+            quoted = min(block // 2, length - block)
+            tokens[length - quoted :] = tokens[:quoted]
+        made.append(Prompt(name, tuple(tokens), f"{seed}/{name}"))
     return [prompt for prompt in made if len(prompt.tokens) <= limit]
 
 
@@ -146,15 +154,14 @@ def plain_rows(plain: Server, other: Server, prompts: Sequence[Prompt], block: i
                 if tokens[:n] == chosen[:n]:
                     again[name] = lists[n]
             row |= {"plain": plain.ask(place.anew("plain"))[1][0] if n else decoded[0], "again": again}
-            if n == 0:
-                row["changed"] = plain.ask(with_changed_block(place, block, vocabulary))[1][0]
+            row["changed"] = plain.ask(with_changed_block(place, block, vocabulary))[1][0]
             rows.append(row)
     return rows
 
 
 def ask_arm(arm: Server, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the arm's part: each first place by itself, the later ones all at once, and the last prompt once more. Raises
-    Refused."""
+    """The rows with the arm's part: each first place by itself, the later ones all at once, and the last prompt's places once more.
+    Raises Refused."""
     by_name = {prompt.name: prompt for prompt in prompts}
     chosen = {(row["prompt"], row["position"]): int(row["forced"]) for row in rows}
 
@@ -162,14 +169,17 @@ def ask_arm(arm: Server, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any
         before = [chosen[row["prompt"], n] for n in range(row["position"])]
         return by_name[row["prompt"]].then(before, int(row["forced"]))
 
-    first = [row for row in rows if not row["position"]]
-    later = [row for row in rows if row["position"]]
-    answers = [arm.ask(place(row)) for row in first]
-    repeated = {**first[-1], "prompt": f"{first[-1]['prompt']}, repeated", "again": {}}
-    repeated.pop("changed")
-    answers.append(arm.ask(place(first[-1])))
-    answers += arm.ask_all([place(row) for row in later])
-    return [{**row, "arm": lists[0]} for row, (_, lists) in zip([*first, repeated, *later], answers, strict=True)]
+    last = prompts[-1].name
+    asked = [place(row) for row in rows]
+    answers = {n: arm.ask(asked[n]) for n, row in enumerate(rows) if not row["position"]}
+    later = [n for n in range(len(rows)) if n not in answers]
+    answers |= dict(zip(later, arm.ask_all([asked[n] for n in later]), strict=True))
+    told = [{**row, "arm": answers[n][1][0]} for n, row in enumerate(rows)]
+    for n, row in enumerate(rows):
+        if row["prompt"] == last:
+            again = {key: row[key] for key in ("tokens", "position", "forced", "plain")}
+            told.append({"prompt": f"{last}, repeated", **again, "arm": arm.ask(asked[n])[1][0]})
+    return told
 
 
 def evidence(config: Config, arm: BoundArm, engines: Sequence[Process], how: RequestOptions, seed: str) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def test_a_planted_fault_is_caught(
 @pytest.mark.parametrize(
     ("router", "ok", "said"),
     [
-        pytest.param(None, True, "13 answers are the plain instance's within 0.05", id="right"),
+        pytest.param(None, True, "36 answers are the plain instance's within 0.05", id="right"),
         pytest.param("wrong-kv", False, "the text is wrong: prompt short of 13 tokens, position 0: token ", id="wrong KV"),
         pytest.param("no-logprobs", None, "the answer has no log-probabilities by token id", id="a router that tells nothing"),
     ],
