@@ -265,7 +265,7 @@ class Until:
 
     rel_ci: float | None = None
     max_repeats: int = 8
-    metrics: list[str] = field(default_factory=lambda: ["output_throughput_tok_s", "mean_ttft_ms", "mean_itl_ms"])
+    metrics: list[str] = field(default_factory=lambda: ["output_throughput_tok_s", "mean_ttft_ms", "mean_tpot_ms"])
 
 
 @dataclass

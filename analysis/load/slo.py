@@ -68,5 +68,5 @@ def checked(given: Iterable[tuple[str, str]], where: str) -> Slo:
 
 def slo_text(slo: Slo) -> str:
     """`TTFT at most 500 ms, TPOT at most 50 ms`."""
-    words = {"itl_max_ms": "longest ITL", "e2el_ms": "E2E"}
+    words = {"itl_max_ms": "longest gap between chunks (ITL)", "e2el_ms": "E2E"}
     return ", ".join(f"{words.get(name, name.removesuffix('_ms').upper())} at most {bound:g} ms" for name, bound in slo.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pdslurm.config import Config, Device, Topology
@@ -14,6 +13,7 @@ from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.watch import Watch
 from pdslurm.node.gpu_states import states_during
 from pdslurm.node.process_logs import log_lines
+from pdslurm.node.processes import logs_by_instance
 from pdslurm.plan.deployment import BoundArm, Process
 from pdslurm.plan.kv_size import kv_size
 from pdslurm.plan.model import hf_config
@@ -28,8 +28,6 @@ from pdslurm.validity.counters import total_of
 from pdslurm.validity.demand import Demand
 from pdslurm.validity.evidence import evidence_of
 from pdslurm.validity.recheck import with_checks
-
-COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 
 
 class Meter:
@@ -84,7 +82,7 @@ class Meter:
 
     def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
-        deadline, due = self.watch.deadline(COUNTED_WITHIN_S), transfers_due(self.config, arm.arm.topology, completed)
+        deadline, due = self.watch.deadline(telemetry.COUNTED_WITHIN_S), transfers_due(self.config, arm.arm.topology, completed)
         while True:
             after = self.watch.wait(lambda: telemetry.scrape(scraped))
             counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
@@ -102,9 +100,8 @@ class Meter:
         """What the instances that fetch KV in this arm said about its way, by name; empty for an arm where none moves by NIXL."""
         if not arm.arm.topology.moves_by_nixl:
             return {}
-        logs: dict[str, list[Path]] = {name: [] for name, role in arm.engine_roles.items() if role == "decode"}
-        for started in self.processes.running:
-            logs.get(started.process.name.partition("-part")[0], []).append(started.log)
+        decoding = [name for name, role in arm.engine_roles.items() if role == "decode"]
+        logs = logs_by_instance(self.processes.running, decoding)
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
 
 

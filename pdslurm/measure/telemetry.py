@@ -35,6 +35,7 @@ ENGINE_COUNTERS: Mapping[str, tuple[str, ...]] = {
     "generation_tokens": ("vllm:generation_tokens_total",),
     "preemptions": ("vllm:num_preemptions_total",),
 }
+COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 ENGINE_INFO = "vllm:cache_config_info"  # a gauge that is always 1; its labels tell
 ROUTER_WORKER_COUNTERS = ("vllm_router_processed_requests_total",)
 

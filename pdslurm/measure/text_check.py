@@ -29,7 +29,6 @@ POSITIONS = 6  # next tokens that are asked for after each prompt
 BLOCK = 16  # tokens, where no engine tells its own
 VOCABULARY = range(3, 30_000)  # plain words in every tokenizer we know
 FORCE = 100.0  # the largest logit_bias: the token is chosen, and its log-probability told is the one without the bias
-COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 REQUEST_S = 120.0  # for one answer; a first shape may be compiled
 
 List = dict[str, float]
@@ -201,7 +200,7 @@ def evidence(config: Config, arm: BoundArm, engines: Sequence[Process], how: Req
         rows = plain_rows(Server(str(plain.url), how), Server(str(other.url), how), prompts, block, vocabulary)
         scraped.append(telemetry.scrape(engines))
         found["rows"] = ask_arm(Server(arm.base_url, how), prompts, rows) if rows else []
-        deadline = time.monotonic() + COUNTED_WITHIN_S
+        deadline = time.monotonic() + telemetry.COUNTED_WITHIN_S
         while True:
             during = [
                 telemetry.counted(*pair, arm.engine_roles, ())["totals"] for pair in pairwise([*scraped, telemetry.scrape(engines)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pdslurm.measure import telemetry
@@ -13,6 +12,7 @@ from pdslurm.measure.journal import Journal
 from pdslurm.measure.resolved import resolved
 from pdslurm.measure.watch import Watch
 from pdslurm.node.process_logs import log_lines
+from pdslurm.node.processes import logs_by_instance
 from pdslurm.plan.deployment import BoundSet, Deployment
 from pdslurm.plan.fairness import Compared, as_json, compare, differences, values_text
 from pdslurm.plan.what_ran import UNKNOWN, Told, compare_told
@@ -46,10 +46,8 @@ class WhatRan:
         return facts
 
     def _ask(self, bound: BoundSet) -> Facts:
-        logs: dict[str, list[Path]] = {engine.name: [] for engine in bound.engines if engine.url}
-        for started in self.watch.processes.running:
-            logs.get(started.process.name.partition("-part")[0], []).append(started.log)
         urls = {engine.name: str(engine.url) for engine in bound.engines if engine.url}
+        logs = logs_by_instance(self.watch.processes.running, urls)
         metrics = telemetry.scrape(bound.engines, timeout_s=TIMEOUT_S)
         versions = get_many({name: f"{url}/version" for name, url in urls.items()}, timeout_s=TIMEOUT_S)
         infos = get_many({name: f"{url}/server_info?config_format=json" for name, url in urls.items()}, timeout_s=TIMEOUT_S)

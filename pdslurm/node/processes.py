@@ -42,6 +42,14 @@ class Running(Started):
     guarded: bool = True
 
 
+def logs_by_instance(started: Iterable[Started], instances: Iterable[str]) -> dict[str, list[Path]]:
+    """The logs of each instance's processes; an instance that spans nodes has one process on each."""
+    logs: dict[str, list[Path]] = {name: [] for name in instances}
+    for each in started:
+        logs.get(each.process.name.partition("-part")[0], []).append(each.log)
+    return logs
+
+
 class Processes(Protocol):
     """What the driver asks for, wherever the processes are."""
 
