@@ -19,7 +19,7 @@ from pdslurm.records.measurement import Measurement
 
 ACROSS = ("model", "gpu", "engine")  # what records in one table or figure have in common, unless it is asked for by name
 # power_cap_s: how long the power cap held clocks, summed over GPUs; gpu_s: their time in the point. NaN where it is not counted.
-TEXTS = (*ACROSS, "power_limit", "driver", "max_clock")
+TEXTS = (*ACROSS, "power_limit", "driver", "max_clock", "numa")
 NUMBERS = ("power_cap_s", "gpu_s")
 COLUMNS = (*TEXTS, *NUMBERS)
 ENGINES = ("vllm", "vllm-cpu", "sglang")
@@ -35,6 +35,7 @@ def columns(record: Measurement, folder: Path) -> dict[str, Any]:
         "power_limit": _told(gpus, "power_limit_w", " W"),
         "driver": _told(gpus, "driver"),
         "max_clock": _told(gpus, "max_sm_mhz", " MHz"),
+        "numa": _told(gpus, "numa"),
         **_power_cap(gpus, record.metrics.get("duration_s")),
     }
 

@@ -16,7 +16,13 @@ from analysis.stats.repeats import plural
 
 CAP_POINTS = 0.05  # of the GPUs' time: a difference above it between two arms at one setting is a finding
 ERROR_MS, ERROR_SHARE = 25.0, 0.2  # router and HTTP may add so much more than elsewhere, in ms or of the arm's own TTFT
-GPU_FACTS = {"gpu": "GPUs", "power_limit": "power limits", "driver": "drivers", "max_clock": "highest clocks"}
+GPU_FACTS = {
+    "gpu": "GPUs",
+    "power_limit": "power limits",
+    "driver": "drivers",
+    "max_clock": "highest clocks",
+    "numa": "NUMA nodes",
+}
 WORDS = {"model": "models", "engine": "engines"}
 
 

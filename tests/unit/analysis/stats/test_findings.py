@@ -55,6 +55,7 @@ def test_what_router_and_http_add(tmp_path: Path, other: float, apart: bool) -> 
         ({"power_limit_w": 700.0}, {"power_limit_w": 500.0}, "different power limits: 500 W (pd_1p1d), 700 W (route_2)"),
         ({"driver": "580.1"}, {"driver": "570.2"}, "different drivers: 570.2 (pd_1p1d), 580.1 (route_2)"),
         ({"max_sm_mhz": 1980}, {"max_sm_mhz": 1410}, "different highest clocks: 1410 MHz (pd_1p1d), 1980 MHz (route_2)"),
+        ({"numa": "0"}, {"numa": "1"}, "different NUMA nodes: 1 (pd_1p1d), 0 (route_2)"),
         ({"name": "H100"}, {"name": "A100"}, "different GPUs: A100 (pd_1p1d), H100 (route_2)"),
         ({"name": "H100"}, {}, "The GPU of 1 measurement is not known (pd_1p1d)"),
     ],
