@@ -44,6 +44,7 @@ Make = Callable[..., Driver]
 def driver(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """driver({"limits.point_s": 1}, engine="falls-ill", client="hang:128"): Route 2 over points of 64, 128 and 256 tokens."""
     monkeypatch.setattr("pdslurm.measure.watch.HealthPoll", functools.partial(HealthPoll, interval_s=0.05))
+    monkeypatch.setattr("pdslurm.measure.telemetry.COUNTED_WITHIN_S", 0.3)  # stand-ins count before they answer
     server = tmp_path / "server.py"
     server.write_text(SERVER)
     made: list[Driver] = []
