@@ -62,7 +62,7 @@ def good_count(requests: Mapping[str, Column], slo: Slo | None) -> float:
         has_it = ok & ~is_exempt(name, lengths)
         if has_it.any() and np.isnan(requests[name][has_it]).all():
             return float("nan")
-    return float(is_good(requests, slo).sum())
+    return float(is_good(requests, slo, np.fmax).sum())
 
 
 def bins(values_ms: Column, per_decade: int) -> Bins | None:

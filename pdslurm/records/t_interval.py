@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
 
-# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook 1.3.6.7.2).
-T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 MIN_REPEATS = 3  # repeats from which on an interval is worth its name: with 2, t is 12.7
 
 
 def t_95(freedom: int) -> float:
-    """The two-sided 95 % point of Student's t; NaN without a degree of freedom. Past the table the expansion about the
-    normal distribution's point (Abramowitz and Stegun 26.7.5, two terms), good to 0.0005."""
+    """The two-sided 95 % point of Student's t; NaN without a degree of freedom."""
+    return t_above(0.025, freedom)
+
+
+@functools.cache
+def t_above(share: float, freedom: int) -> float:
+    """The value that Student's t with so many degrees of freedom exceeds with probability `share`, above 0 and below 0.5; NaN
+    without a degree of freedom. Found by halving, to nine digits or more."""
     if freedom < 1:
         return math.nan
-    if freedom <= len(T_95):
-        return T_95[freedom - 1]
-    z = 1.95996
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    low, high = 0.0, 1.0
+    while exceeds(high, freedom) > share:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exceeds(middle, freedom) > share else (low, middle)
+    return (low + high) / 2
+
+
+def exceeds(t: float, freedom: int) -> float:
+    """The probability that Student's t exceeds `t`, 0 or more: the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    cos2 = math.cos(angle) ** 2
+    term = total = math.cos(angle) if freedom % 2 and freedom > 1 else float(freedom % 2 == 0)
+    for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
+        term *= cos2 * (k - 1) / k
+        total += term
+    inside = math.sin(angle) * total
+    return (1 - (2 / math.pi * (angle + inside) if freedom % 2 else inside)) / 2
 
 
 def half_width(values: Sequence[float]) -> float:

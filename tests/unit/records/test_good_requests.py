@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pdslurm.errors import ResultsError
-from pdslurm.records.good_requests import good_share, is_good, read_requests
+from pdslurm.records.good_requests import NEVER, good_share, is_good, judged_from_s, read_requests, slo_ratio
 from pdslurm.records.measurement import REQUEST_COLUMNS
 
 SLO = {"ttft_ms": 500.0, "tpot_ms": 50.0, "e2el_ms": None}
@@ -67,5 +67,29 @@ def test_many_requests_at_once_are_judged_as_one_by_one() -> None:
     values = {"ok": (0.0, 1.0), "output_len": (None, 1.0, 32.0), **dict.fromkeys(("ttft_ms", "tpot_ms"), (None, 50.0, 501.0))}
     requests = [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
     columns = {name: np.array([request[name] for request in requests], dtype=float) for name in values}
-    assert is_good(columns, SLO).tolist() == [is_good(request, SLO) for request in requests]
-    assert 0 < sum(is_good(columns, SLO)) < len(requests)
+    assert is_good(columns, SLO, np.fmax).tolist() == [is_good(request, SLO) for request in requests]
+    assert 0 < sum(is_good(columns, SLO, np.fmax)) < len(requests)
+
+
+def columns_of(latencies_ms: list[float], ok: float = 1.0) -> dict[str, list[float]]:
+    """A request a second, each with one latency."""
+    many = len(latencies_ms)
+    fixed = {"input_len": 8.0, "output_len": 8.0, "tpot_ms": 10.0, "itl_max_ms": 10.0, "ok": ok}
+    varied = {"start_s": [float(n) for n in range(many)], "ttft_ms": latencies_ms, "e2el_ms": latencies_ms}
+    return {name: varied[name] if name in varied else [fixed[name]] * many for name in REQUEST_COLUMNS}
+
+
+def test_a_point_meets_the_slo_exactly_where_its_ratio_is_at_most_1() -> None:
+    slo = {"ttft_ms": 500.0}
+    assert slo_ratio(columns_of([400.0] * 19 + [2000.0]), slo, 0.9) == pytest.approx(0.8)
+    assert slo_ratio(columns_of([400.0] * 8 + [2000.0] * 2), slo, 0.9) == pytest.approx(4.0)
+    assert slo_ratio(columns_of([400.0] * 8, ok=0.0), slo, 0.9) == NEVER, "what was not answered is not good"
+    assert slo_ratio(columns_of([]), slo, 0.9) is None
+    assert slo_ratio(columns_of([float("nan")] * 3), slo, 0.9) is None, "nobody knows"
+
+
+def test_the_first_residence_times_of_a_point_are_not_judged() -> None:
+    assert judged_from_s([0.0, 1.0, 2.0, 30.0], [500.0, 1000.0, 1500.0, float("nan")]) == 2.0
+    assert judged_from_s([0.0, 4.0], [9000.0, 9000.0]) == 2.0, "never more than half of the time"
+    assert judged_from_s([3.0], [float("nan")]) == 0.0
+    assert slo_ratio(columns_of([100.0] * 4 + [1000.0] * 6), {"ttft_ms": 500.0}, 0.5) == pytest.approx(2.0)

@@ -59,7 +59,7 @@ def test_only_records_of_one_seed_are_a_pair(tmp_path: Path) -> None:
     ("one", "other", "expected"),
     [
         # logs 0, ln 2, 2 ln 2: mean ln 2, half 4.303 · ln 2 / √3
-        ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0], (2.0, 2 * 2 ** (-4.303 / math.sqrt(3)), 2 * 2 ** (4.303 / math.sqrt(3)), 3)),
+        ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0], (2.0, 2 * 2 ** (-4.302652730 / math.sqrt(3)), 2 * 2 ** (4.302652730 / math.sqrt(3)), 3)),
         ([3.0, 3.0], [2.0, 2.0], (1.5, math.nan, math.nan, 2)),
         ([3.0, 3.0, 3.0, 3.0], [2.0], (1.5, math.nan, math.nan, 1)),
         ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], (math.nan, math.nan, math.nan, 0)),
