@@ -18,19 +18,26 @@ from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import NAMES
 from analysis.figures.style import SCREEN, Style, canvas
 from analysis.load.frame import SETTING
-from analysis.stats.paired import times_text
+from analysis.stats.inference import INTEREST, times_text
 from analysis.stats.repeats import comparable, evenly_spaced
-from analysis.stats.verdict import DISAGGREGATE, EQUAL, TOGETHER, UNDECIDED, Decision, decide
+from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED, Decision, decide
 
 AXES = ("input_len", "output_len", "request_rate", "max_concurrency")
 # Light and dark in grey print too; hatches and the signs in the fields tell them apart as well.
 FIELDS: Mapping[str, dict[str, Any]] = {
     DISAGGREGATE: {"facecolor": "#0072B2", "hatch": ""},
     TOGETHER: {"facecolor": "#F0C36D", "hatch": ""},
-    EQUAL: {"facecolor": "#FFFFFF", "hatch": "////"},
-    UNDECIDED: {"facecolor": "#DDDDDD", "hatch": ""},
+    SAME: {"facecolor": "#FFFFFF", "hatch": "////"},
+    UNDECIDED: {"facecolor": "#FFFFFF", "hatch": ""},
+    ONE_START: {"facecolor": "#DDDDDD", "hatch": ""},
 }
-WORDS = {DISAGGREGATE: "P/D is better", TOGETHER: "P/D is worse", EQUAL: "not distinguishable", UNDECIDED: "too few repeats"}
+WORDS = {
+    DISAGGREGATE: "P/D is better",
+    TOGETHER: "P/D is worse",
+    SAME: f"the same within {100 * INTEREST:g} %",
+    UNDECIDED: "cannot be told",
+    ONE_START: "one start of each arm: cannot be told",
+}
 MOST_ROWS = 24
 ROW, AROUND = 0.36, 0.75  # inches: of a row of fields, of a panel beside them
 Place = tuple[float, ...]
@@ -55,8 +62,8 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     handles: list[Artist] = [Patch(**FIELDS[answer], edgecolor="0.3", label=WORDS[answer]) for answer in shown]
     said = (
         "Each field: the number of the best arm with separate prefill and decode instances as a multiple of the best without, the "
-        "mean ratio of paired repeats. Above ×1 P/D has more: better of a throughput, worse of a latency; better or worse is said "
-        "where the 95 % interval excludes ×1"
+        "ratio of their means over starts. Above ×1 P/D has more: better of a throughput, worse of a latency; better or worse is "
+        "said where the 95 % interval over starts excludes ×1"
     )
     rows = used.merge(settings, on=list(SETTING))
     caption = caption_of(judged, rows, said, f"{every - len(ys)} more rows are not drawn" if every > len(ys) else "")
@@ -89,7 +96,7 @@ def draw_fields(
             continue
         filled.add((x, y))
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **FIELDS[decision.outcome], edgecolor="0.3", linewidth=0.6))
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if decision.outcome == EQUAL else None
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0} if decision.outcome == SAME else None
         colour = "white" if decision.outcome == DISAGGREGATE else "black"
         ax.text(x, y, times_text(decision.ratio), ha="center", va="center", color=colour, fontsize=8, bbox=box)
     ax.set_xlim(-0.5, len(xs) - 0.5)

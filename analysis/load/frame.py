@@ -2,6 +2,7 @@
 
 An unknown value is NaN, never 0 (of a file or a distribution: None). `transport` is what carried KV, `unknown` where that is not
 told, "" where none moves. `withdrawn` is why the run folder was withdrawn, "" where it was not.
+`start` is the number of the loading of the arm's engines.
 `request_rate` and `max_concurrency` are inf where the
 workload sets no bound; a length of 0 is the data set's own."""
 
@@ -37,8 +38,8 @@ EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
 COLUMNS = (
     *("run", "arm", "source", "disaggregated", "gpus", "instances"),
     *SETTING,
-    *("sweeps", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "unverified", "completed"),
-    *("failed", "stored_valid", "disagrees"),
+    *("sweeps", "start", "repeat", "seed", "status", "valid", "overloaded", "unsteady", "invalid_reasons", "unverified"),
+    *("completed", "failed", "stored_valid", "disagrees"),
     *METRICS,
     *TTFT_COLUMNS,
     *("transfer_ms", *EVIDENCE),
@@ -154,7 +155,12 @@ def row(judged: Judged) -> dict[str, Any]:
     point = record.point
     try:
         setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
-        identity = {"repeat": point["repeat"], "seed": point["seed"], "sweeps": tuple(point["sweeps"])}
+        identity = {
+            "start": point.get("start", 0),
+            "repeat": point["repeat"],
+            "seed": point["seed"],
+            "sweeps": tuple(point["sweeps"]),
+        }
     except KeyError as error:
         raise ResultsError(f"{path}: the record's point has no {error}; measure it again with this version of pdslurm") from error
     for bound in ("request_rate", "max_concurrency"):

@@ -1,15 +1,13 @@
 """Two run folders in, text out: what differs between them in configuration, versions, command lines and results.
 
-Results are compared where both runs have valid repeats of the same arm at the same setting: the difference of their means with
-Welch's 95 % interval (B. L. Welch 1947; degrees of freedom after Satterthwaite, rounded down). It takes repeats to be independent
-and about normal, which two or three repeats can hardly show; an interval from two repeats each is honest but wide."""
+Results are compared where both runs have valid measurements of the same arm at the same setting: as the ratio of the second run to
+the first over their starts, by the criterion that every other answer uses (analysis.stats.inference)."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from analysis.load.frame import SETTING, load_runs, one_run
 from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
+from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Score, compare, of_repeats, ratio_text
 from pdslurm.records.command_line import options
-from pdslurm.records.t_interval import t_95
 
 METRICS = {
     "output_throughput_tok_s": "output tok/s",
@@ -39,19 +37,8 @@ PLACES = frozenset(
 LONGEST = 300  # characters of a value; what is longer is cut
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Of two means, second minus first, with its 95 % interval; NaN where a side has one repeat."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        if math.isnan(self.low):
-            return "spread unknown"
-        return "not distinguishable" if self.low <= 0 <= self.high else "differs"
+DIFFERS, WITHIN_A_START = "differs", "one start each: cannot be told"
+WORDS = {BETTER: DIFFERS, WORSE: DIFFERS, SAME: f"the same within {100 * INTEREST:g} %", ONE_START: WITHIN_A_START}
 
 
 def diff(first: Path, second: Path, *, strict: bool = False) -> str:
@@ -167,7 +154,7 @@ def _grouped(arm: str, left: Mapping[str, Mapping[str, str]], right: Mapping[str
 
 
 def results(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    """A table of both means and their difference for each arm, setting and metric that both runs have."""
+    """A table of both means and their ratio for each arm, setting and metric that both runs have."""
     a, b = (_samples(frame) for frame in (first, second))
     shared = [key for key in a if key in b]
     only = [f"{len([k for k in some if k not in other])} only in {name}" for name, some, other in (("A", a, b), ("B", b, a))]
@@ -175,59 +162,52 @@ def results(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
     if not shared:
         return [f"{head}; nothing to compare"]
     varied = [i for i, _ in enumerate(SETTING) if len({key[1:][i] for key in shared}) > 1] or [0, 1]
-    cells = [["arm", *(SETTING[i] for i in varied), "", "A", "n", "B", "n", "B - A", "95 % interval", "", ""]]
+    cells = [["arm", *(SETTING[i] for i in varied), "", "A", "starts", "B", "starts", "B/A", ""]]
     verdicts = []
     for key in sorted(shared, key=str):
         for metric, words in METRICS.items():
-            x, y = a[key].get(metric, []), b[key].get(metric, [])
+            x, y = a[key].get(metric), b[key].get(metric)
             if not x or not y:
                 continue
-            found = difference(x, y)
-            verdicts.append(found.verdict)
-            mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-            share = f"{100 * found.value / mean_x:+.1f} %" if mean_x else "-"
-            interval = "-" if math.isnan(found.low) else f"[{_signed(found.low)}, {_signed(found.high)}]"
+            found = compare({"B": scores(y)}, {"A": scores(x)})
+            assert found
+            verdicts.append(WORDS.get(found.outcome, "cannot be told"))
             setting = [cell_text(key[1:][i]) for i in varied]
-            numbers = [number_text(mean_x), str(len(x)), number_text(mean_y), str(len(y)), _signed(found.value), interval, share]
-            cells.append([str(key[0]), *setting, words, *numbers, found.verdict])
+            numbers = [number_text(mean(x)), str(len(x)), number_text(mean(y)), str(len(y)), ratio_text(found)]
+            cells.append([str(key[0]), *setting, words, *numbers, verdicts[-1]])
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
-    chance = f"of {len(verdicts)} differences {len(verdicts) / 20:.1g} seem to differ by chance alone"
+    chance = f"of {len(verdicts)} ratios {len(verdicts) / 20:.1g} would seem to differ by chance alone"
     return [f"{head}; {counts} (95 % intervals: {chance})", *_directions(cells, place=1 + len(varied)), *aligned(cells, left=0)]
 
 
 def _directions(cells: Sequence[Sequence[str]], *, place: int) -> Iterator[str]:
-    """How often B lies above A: single differences that cannot be told from noise may still all point one way."""
+    """How often B lies above A: single ratios that cannot be told from noise may still all point one way."""
     for words in METRICS.values():
-        signs = [row[place + 5][0] for row in cells[1:] if row[place] == words]
-        if signs:
-            yield f"  {words}: B above A at {signs.count('+')} of {len(signs)}"
+        ratios = [float(row[place + 5].split()[0]) for row in cells[1:] if row[place] == words]
+        if ratios:
+            yield f"  {words}: B above A at {sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
 
 
-def _samples(frame: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, list[float]]]:
-    """(arm, setting…) → metric → its value in each valid repeat."""
+Starts = dict[int, list[float]]  # a start's number → the values of its repeats
+
+
+def _samples(frame: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Starts]]:
+    """(arm, setting…) → metric → its values in each start; of numbers above 0 alone, for they are compared as ratios."""
     judged = repeats.judge(frame)
-    out: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    out: dict[tuple[Any, ...], dict[str, Starts]] = {}
     for row in judged[judged["use"] == "used"].to_dict("records"):
         values = out.setdefault((row["arm"], *(row[name] for name in SETTING)), {})
         for metric in METRICS:
-            if pd.notna(row[metric]):
-                values.setdefault(metric, []).append(float(row[metric]))
+            if row[metric] > 0:
+                values.setdefault(metric, {}).setdefault(row["start"], []).append(float(row[metric]))
     return out
 
 
-def difference(x: Sequence[float], y: Sequence[float]) -> Difference:
-    """Mean of y minus mean of x with Welch's interval."""
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    value = mean_y - mean_x
-    if min(len(x), len(y)) < 2:
-        return Difference(value, math.nan, math.nan)
-    of_x, of_y = (sum((v - m) ** 2 for v in some) / (len(some) - 1) / len(some) for some, m in ((x, mean_x), (y, mean_y)))
-    if of_x + of_y == 0:
-        return Difference(value, value, value)
-    freedom = (of_x + of_y) ** 2 / (of_x**2 / (len(x) - 1) + of_y**2 / (len(y) - 1))
-    half = t_95(max(math.floor(freedom + 1e-9), 1)) * math.sqrt(of_x + of_y)
-    return Difference(value, value - half, value + half)
+def scores(starts: Starts) -> list[Score]:
+    return [of_repeats([math.log(value) for value in values]) for values in starts.values()]
 
 
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else '-' if value < 0 else ''}{number_text(abs(value))}"
+def mean(starts: Starts) -> float:
+    """Over all repeats."""
+    values = [value for some in starts.values() for value in some]
+    return sum(values) / len(values)

@@ -29,10 +29,10 @@ from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.summary import summary
 from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
-from analysis.stats.capacity import capacities_of
-from analysis.stats.paired import ratio_text
+from analysis.stats.inference import ratio_text
 from analysis.stats.repeats import comparable
-from analysis.stats.verdict import decisions_of
+from analysis.stats.sweeps import slo_of, sweeps_of
+from analysis.stats.verdict import decide_capacity, decisions_of
 from pdslurm.errors import ResultsError
 from pdslurm.records.whole_file import write_text
 
@@ -132,7 +132,8 @@ def decisions(judged: pd.DataFrame) -> Markup | None:
     settings = used.groupby(list(SETTING)).ngroups
     if settings > MOST_DECISIONS:
         return tag("p", f"The comparisons at each of {settings} settings are not listed: there are too many.", class_="soft")
-    found = decisions_of(used, capacities_of(judged))
+    known = slo_of(judged)
+    found = decisions_of(used, decide_capacity(sweeps_of(judged), *known) if known else ())
     if not found:
         return None
     over = repeats.transports(used)
@@ -145,14 +146,14 @@ def decisions(judged: pd.DataFrame) -> Markup | None:
             over.get(d.pd_arm, "unknown"),
             d.plain_arm,
             f"{ratio_text(d.ratio)} times the other's",
-            d.ratio.pairs,
+            " and ".join(map(str, d.ratio.starts)),
             d.outcome,
         ]
         for d, setting in zip(found, words, strict=True)
     ]
-    heading = ["workload", "by", "best P/D arm", "its KV over", "best other arm", "P/D's number is", "pairs", "answer"]
+    heading = ["workload", "by", "best P/D arm", "its KV over", "best other arm", "P/D's number is", "starts", "answer"]
     caption = (
-        "The P/D arm's number over the other's: ratio of paired repeats with its 95 % interval from 3 pairs on. "
+        "The P/D arm's number over the other's: ratio over starts with its 95 % interval, of one start within that start. "
         "Above 1 it is better by what should be high, and worse by a latency"
     )
     count = tag("summary", repeats.plural(len(rows), "comparison"))

@@ -1,6 +1,4 @@
-"""Loaded records in, a paragraph and a small table of text out: which arm was ahead where, and what that is worth.
-
-Two arms are distinguishable only where their intervals or ranges do not overlap; where spread is unknown nothing is."""
+"""Loaded records in, a paragraph and a small table of text out: which arm was ahead where, and what that is worth."""
 
 from __future__ import annotations
 
@@ -14,11 +12,12 @@ import pandas as pd
 
 from analysis.load import slo
 from analysis.load.frame import SETTING
-from analysis.stats import capacity, repeats, suggestion
-from analysis.stats.capacity import capacities_of
+from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
+from analysis.stats.inference import BETTER, compare
 from analysis.stats.repeats import comparable
-from analysis.stats.verdict import verdict
+from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, slo_of, sweeps_of
+from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
 
 WIDTH = 100
 KEYS = ("series", *SETTING)
@@ -35,6 +34,10 @@ class Criterion:
     heading: str
     largest: bool
 
+    @property
+    def measure(self) -> Measure:
+        return Measure(self.metric, self.heading, "", largest=self.largest)
+
 
 CRITERIA = (
     Criterion("output_throughput_tok_s", "highest output throughput", "output tok/s", largest=True),
@@ -48,23 +51,29 @@ def summary(frame: pd.DataFrame) -> str:
     """The whole text, wrapped to WIDTH but for the table."""
     judged = repeats.judge(frame)
     used = judged[judged["use"] == "used"]
-    rates = capacities_of(judged)
-    by_arm = ranking(comparable(used)) if rates.empty else capacity_sentences(judged, used, rates)
+    known = slo_of(judged)
+    sweeps = sweeps_of(judged) if known else ()
+    decisions = decide_capacity(sweeps, *known) if known else ()
+    by_arm = capacity_sentences(judged, used, sweeps) if sweeps else ranking(comparable(used))
     gone = repeats.withdrawn_text(judged)
-    said = ([f"{gone}."] if gone else [], verdict(comparable(used), rates), by_arm, evidence(judged, used))
+    said = ([f"{gone}."] if gone else [], verdict(comparable(used), decisions), by_arm, evidence(judged, used))
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
     return f"{text}\n\n{table_text(used)}" if len(used) else f"{text}\n"
 
 
-def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
-    """Sentences on a search for the highest rates: what each arm held, which ratio was suggested, what it costs."""
+def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[str]:
+    """Sentences on a rate sweep: the capacity of each arm, which ratio was suggested, what it costs."""
     folders = sorted(judged["folder"].unique())
+    known = slo_of(judged)
+    assert known
+    capacities = arm_capacities(sweeps, *known)
+    rates = as_frame(capacities)
     price = slo.scalar_of_runs(folders, "budget", "price_per_gpu_hour")
     currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
     return [
-        *capacity.capacity_text(rates),
+        *capacity_text(capacities),
         *suggestion.suggestion_text(used, rates),
         *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
@@ -94,8 +103,8 @@ def _missing(used: pd.DataFrame, settings: int) -> str:
 
 
 def winners(used: pd.DataFrame, criterion: Criterion) -> str:
-    """`Lowest mean TTFT: pd_1p3d at 7 of 8 (distinguishable from every other arm at 5), route_4 at 1 (not distinguishable).` Empty
-    where nothing of `used` may be ranked by it."""
+    """`Lowest mean TTFT: pd_1p3d at 7 of 8 (better than every other arm at 5), route_4 at 1.` Empty where nothing of `used` may be
+    ranked by it."""
     if used.empty:
         return ""
     best = leaders(used, criterion)
@@ -104,39 +113,32 @@ def winners(used: pd.DataFrame, criterion: Criterion) -> str:
     parts: list[str] = []
     counts = best.groupby("series")["apart"].agg(["size", "sum"]).sort_values(["size", "sum"], ascending=False, kind="stable")
     for label, (wins, apart) in zip(counts.index, counts.itertuples(index=False), strict=True):
-        worth = f" (distinguishable from every other arm at {apart})" if apart else " (not distinguishable)"
+        worth = f" (better than every other arm at {apart})" if apart else " (better at none)"
         parts.append(f"{label} at {wins}{'' if parts else f' of {len(best)}'}{worth}")
     return f"{criterion.best[0].upper()}{criterion.best[1:]}: {', '.join(parts)}."
 
 
 def leaders(used: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
-    """For each setting that two arms or more have: the series with the best mean, and whether it is apart from all others."""
-    means = repeats.aggregate(used, criterion.metric, KEYS)
+    """For each setting that two arms or more have: the series with the best mean, and whether it is better than all others."""
     rows = []
-    for setting, arms in means.groupby(list(SETTING)):
+    for setting, mine in used.groupby(list(SETTING)):
+        arms = scores_of(mine, criterion.measure)
         if len(arms) < 2:
             continue
-        ordered = arms.sort_values("mean", ascending=not criterion.largest, kind="stable")
-        first, others = ordered.iloc[0], ordered.iloc[1:]
-        # NaN, which stands for a spread that is not known, compares false: not apart.
-        gaps = first["low"] > others["high"] if criterion.largest else first["high"] < others["low"]
-        rows.append((*setting, first["series"], bool(gaps.all())))
+        first = max(sorted(arms), key=lambda arm: sum(score.value for score in arms[arm]) / len(arms[arm]))
+        found = compare({first: arms[first]}, {arm: scores for arm, scores in arms.items() if arm != first})
+        rows.append((*setting, first, found is not None and found.outcome == BETTER))
     return pd.DataFrame(rows, columns=[*SETTING, "series", "apart"])
 
 
 def grounds(used: pd.DataFrame) -> str:
-    """What `distinguishable` stands on."""
-    fewest = int(used.groupby(list(KEYS)).size().min())
-    if fewest == 1:
+    """What `better` stands on."""
+    if int(used.groupby(list(KEYS))["start"].nunique().max()) == 1:
         return (
-            "Some points have one repeat: their spread is not known, so nothing is distinguishable from them; measure more repeats."
+            "Each arm was started once, so that no arm is called better: another start may differ. Measure with workload.starts=3 "
+            "before you rely on it."
         )
-    if fewest == 2:
-        return (
-            "Distinguishable means that ranges (95 % intervals from 3 repeats on) do not overlap. With 2 repeats each that "
-            "happens to two equal arms at one setting in three, so measure 3 or more before you rely on it."
-        )
-    return "Distinguishable means that the 95 % intervals of the means do not overlap."
+    return "Better means that the 95 % interval of the ratio over starts excludes equality."
 
 
 def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ def record(
     concurrency: int | None = None,
     sweeps: tuple[str, ...] | None = None,
     prompts: int = 24,
+    start: int = 0,
     **changes: Any,
 ) -> Measurement:
     """A valid record whose every metric is `value`; `changes` are fields of Measurement."""
@@ -34,6 +35,7 @@ def record(
         "request_rate": rate,
         "max_concurrency": concurrency,
         "num_prompts": prompts,
+        "start": start,
         "repeat": repeat,
         "seed": 1000 + repeat,
         "sweeps": SWEEPS.get(lengths, ("input",)) if sweeps is None else sweeps,
@@ -73,5 +75,12 @@ def write(folder: Path, records: Sequence[Measurement]) -> Path:
     return folder
 
 
-def two_arms(values: Mapping[str, Sequence[float]], lengths: tuple[int, int] = (512, 256)) -> list[Measurement]:
-    return [record(arm, lengths, i, value=value) for arm, some in values.items() for i, value in enumerate(some)]
+def two_arms(
+    values: Mapping[str, Sequence[float]], lengths: tuple[int, int] = (512, 256), *, starts: bool = False
+) -> list[Measurement]:
+    """A record for each value: a repeat of one start, or with `starts` one repeat of each start."""
+    return [
+        record(arm, lengths, i, value=value, start=i if starts else 0)
+        for arm, some in values.items()
+        for i, value in enumerate(some)
+    ]

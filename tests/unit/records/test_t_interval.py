@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pdslurm.records.t_interval import exceeds, half_width, relative_half_width, t_95, t_above
+from pdslurm.records.t_interval import f_above, half_width, relative_half_width, t_95, t_above
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (40, 2.021), (60, 2.000), (120, 1.980)])
@@ -47,4 +47,11 @@ def test_relative_half_width(values: tuple[float, ...], share: float) -> None:
 @pytest.mark.parametrize(("share", "freedom", "t"), [(0.005, 4, 4.604), (0.0005, 9, 4.781), (0.05, 1, 6.314), (0.05, 7, 1.895)])
 def test_a_point_of_student_s_t_for_any_share(share: float, freedom: int, t: float) -> None:
     assert t_above(share, freedom) == pytest.approx(t, abs=5e-4)
-    assert exceeds(t_above(share, freedom), freedom) == pytest.approx(share, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("share", "first", "second", "f"),
+    [(0.05, 3, 5, 5.409), (0.05, 1, 4, 7.709), (0.01, 10, 20, 3.368), (0.02, 2, 8, 4 * (0.02 ** (-1 / 4) - 1))],
+)
+def test_a_point_of_the_ratio_of_two_variances(share: float, first: int, second: int, f: float) -> None:
+    assert f_above(share, first, second) == pytest.approx(f, abs=6e-4)

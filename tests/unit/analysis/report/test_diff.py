@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from analysis.__main__ import main
-from analysis.report.diff import diff, difference, flat
+from analysis.report.diff import diff, flat, scores
+from analysis.stats.inference import BETTER, ONE_START, SAME, UNDECIDED, compare
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.whole_file import write_json
@@ -97,54 +98,39 @@ def test_arms_and_files_that_one_run_lacks_are_named(tmp_path: Path) -> None:
     assert "versions, host and code (versions.json): unknown: a file is missing" in text
 
 
-def test_results_are_means_with_a_difference_and_its_interval(tmp_path: Path) -> None:
+def test_results_are_means_with_their_ratio_and_its_interval(tmp_path: Path) -> None:
     first = [
-        *two_arms({"a": (10.0, 12.0, 14.0)}),
+        *two_arms({"a": (10.0, 12.0, 14.0)}, starts=True),
         record("a", (1024, 256), value=5.0),
         record("only", value=1.0),
         failed("a", repeat=9),
     ]
-    second = [*two_arms({"a": (20.0, 22.0, 24.0)}), record("a", (1024, 256), value=6.0)]
+    second = [*two_arms({"a": (20.0, 22.0, 24.0)}, starts=True), record("a", (1024, 256), value=6.0)]
     text = diff(run(tmp_path / "a", first), run(tmp_path / "b", second))
-    assert "results: 2 arms at settings in both, 1 only in A, 0 only in B; 5 spread unknown, 5 differs" in text
+    assert "results: 2 arms at settings in both, 1 only in A, 0 only in B; 5 one start each: cannot be told, 5 differs" in text
     row = next(line for line in text.splitlines() if line.startswith("a  ") and " 512 " in line and "output tok/s" in line)
-    # 22 - 12 = 10; each variance 4, so that the standard error is sqrt(4/3 + 4/3), with 4 degrees of freedom: 2.776 · 1.633
-    assert row.split() == [
-        "a",
-        "512",
-        "output",
-        "tok/s",
-        "12.00",
-        "3",
-        "22.00",
-        "3",
-        "+10.00",
-        "[+5.47,",
-        "+14.53]",
-        "+83.3",
-        "%",
-        "differs",
-    ]
+    # exp of the difference of mean logarithms, 0.6128; variances 0.02837 and 0.00832, so that 3.08 degrees of freedom are 3:
+    # t(0.02, 3) = 3.482 times the standard error 0.11058
+    assert row.split() == ["a", "512", "output", "tok/s", "12.00", "3", "22.00", "3", "1.85", "[1.26,", "2.71]", "differs"]
     assert "output tok/s: B above A at 2 of 2" in text
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "interval", "verdict"),
+    ("first", "second", "outcome"),
     [
-        ((1.0, 3.0), (1.0, 3.0), (-6.085, 6.085), "not distinguishable"),  # df 2: 4.303 · sqrt(1 + 1)
-        ((1.0, 2.0, 3.0), (11.0, 11.0, 11.0), (6.516, 11.484), "differs"),  # one side without spread: df 2, 4.303 · sqrt(1/3)
-        ((1.0, 1.0), (2.0, 2.0), (1.0, 1.0), "differs"),
-        ((1.0, 1.0), (1.0, 1.0), (0.0, 0.0), "not distinguishable"),
+        ((1.0, 3.0, 2.0), (1.0, 3.0, 2.0), UNDECIDED),
+        ((1.0, 2.0, 3.0), (11.0, 11.0, 11.0), BETTER),
+        ((1.0, 1.0, 1.0), (1.0001, 1.0001, 1.0001), SAME),
+        ((1.0, 1.0), (2.0, 2.0), BETTER),
+        ((1.0,), (2.0,), ONE_START),
     ],
 )
-def test_welchs_interval(x: tuple[float, ...], y: tuple[float, ...], interval: tuple[float, float], verdict: str) -> None:
-    found = difference(x, y)
-    assert (found.low, found.high) == pytest.approx(interval, abs=0.001)
-    assert found.verdict == verdict
-
-
-def test_one_repeat_leaves_the_spread_unknown() -> None:
-    assert difference((1.0,), (2.0, 3.0)).verdict == "spread unknown"
+def test_one_criterion_tells_whether_runs_differ(first: tuple[float, ...], second: tuple[float, ...], outcome: str) -> None:
+    a, b = (dict(enumerate([value] for value in values)) for values in (first, second))
+    found = compare({"B": scores(b)}, {"A": scores(a)})
+    assert found is not None
+    assert found.outcome == outcome
+    assert found.low < found.value < found.high or outcome == ONE_START, "no interval has a width of zero"
 
 
 def test_a_folder_of_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

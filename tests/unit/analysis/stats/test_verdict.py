@@ -1,8 +1,7 @@
-"""Arms compared in pairs, and the answer that comes of it."""
+"""Arms compared over their starts, and the answer that comes of it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 
 from analysis.load.frame import load_runs
 from analysis.stats import repeats
-from analysis.stats.paired import Ratio, by_pair, ratio_of, ratio_text, times_text
-from analysis.stats.verdict import EQUAL, THROUGHPUT, TOGETHER, TPOT, TTFT, UNDECIDED, decide, verdict
+from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, THROUGHPUT, TOGETHER, TPOT, TTFT, UNDECIDED, decide, verdict
 from pdslurm.records.measurement import Measurement
 from tests.unit.analysis.records_made import record, write
 
@@ -21,79 +19,10 @@ Values = dict[str, list[float]]
 
 
 def used(tmp_path: Path, arms: Values, lengths: tuple[int, int] = (512, 256), more: tuple[Measurement, ...] = ()) -> pd.DataFrame:
-    """Judged valid records: one a repeat for each arm's values, all metrics the same number."""
-    records = [record(arm, lengths, n, value=value) for arm, values in arms.items() for n, value in enumerate(values)]
+    """Judged valid records: one a start for each arm's values, all metrics the same number."""
+    records = [record(arm, lengths, n, value=value, start=n) for arm, values in arms.items() for n, value in enumerate(values)]
     judged = repeats.judge(load_runs([write(tmp_path, [*records, *more])]))
     return judged[judged["use"] == "used"]
-
-
-def ratio(used: pd.DataFrame, metric: str, first: str, second: str) -> Ratio:
-    values = by_pair(used, metric)
-    return ratio_of(values.get(first, {}), values.get(second, {}))
-
-
-# --- pairs
-
-
-def test_pairs_take_out_what_their_prompts_have_in_common(tmp_path: Path) -> None:
-    """Repeats that differ by a factor of 4, and arms that always differ by a tenth."""
-    frame = used(tmp_path, {"pd": [110.0, 220.0, 440.0], "route": [100.0, 200.0, 400.0]})
-    found = ratio(frame, "mean_ttft_ms", "pd", "route")
-    assert (found.value, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1))
-    assert found.is_apart
-    assert found.inverse().value == pytest.approx(1 / 1.1)
-
-
-def test_only_records_of_one_seed_are_a_pair(tmp_path: Path) -> None:
-    """The second arm's repeat 1 was measured again, with another seed: what its prompts do to a number is not the other's."""
-    retried = record("route", (512, 256), 1, value=100.0)
-    retried = replace(retried, point={**retried.point, "seed": 1 + retried.point["seed"]})
-    more = (record("route", (512, 256), 0, value=100.0), retried)
-    frame = used(tmp_path, {"pd": [110.0, 130.0]}, more=more)
-    found = ratio(frame, "mean_ttft_ms", "pd", "route")
-    assert found.value == pytest.approx(1.1)
-    assert found.pairs == 1
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        # logs 0, ln 2, 2 ln 2: mean ln 2, half 4.303 · ln 2 / √3
-        ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0], (2.0, 2 * 2 ** (-4.302652730 / math.sqrt(3)), 2 * 2 ** (4.302652730 / math.sqrt(3)), 3)),
-        ([3.0, 3.0], [2.0, 2.0], (1.5, math.nan, math.nan, 2)),
-        ([3.0, 3.0, 3.0, 3.0], [2.0], (1.5, math.nan, math.nan, 1)),
-        ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], (math.nan, math.nan, math.nan, 0)),
-    ],
-)
-def test_ratio(tmp_path: Path, one: list[float], other: list[float], expected: tuple[float, ...]) -> None:
-    found = ratio(used(tmp_path, {"a": one, "b": other}), "mean_itl_ms", "a", "b")
-    assert (found.value, found.low, found.high, found.pairs) == pytest.approx(expected, nan_ok=True)
-
-
-def test_repeats_with_other_seeds_are_no_pairs(tmp_path: Path) -> None:
-    moved = tuple(
-        replace(made, point={**made.point, "seed": 7}) for made in (record("b", (512, 256), n, value=5.0) for n in range(3))
-    )
-    frame = used(tmp_path, {"a": [1.0, 1.0, 1.0]}, more=moved)
-    assert ratio(frame, "mean_itl_ms", "a", "b").pairs == 0
-
-
-@pytest.mark.parametrize(
-    ("found", "text"),
-    [
-        (Ratio(2.6, 2.125, 3.2, 3), "2.6 [2.12, 3.2]"),
-        (Ratio(0.5, 0.4, 0.6, 3), "0.5 [0.4, 0.6]"),
-        (Ratio(1234.5, 0.001, 99999.0, 3), "1234 [0.001, 99999]"),
-        (Ratio(1.5, math.nan, math.nan, 2), "1.5"),
-        (Ratio(math.nan, math.nan, math.nan, 0), "?"),
-    ],
-)
-def test_a_ratio_has_no_sign(found: Ratio, text: str) -> None:
-    assert ratio_text(found) == text
-    assert times_text(found) == (text if text == "?" else f"×{text.partition(' ')[0]}")
-
-
-# --- the answer
 
 
 def test_do_not_disaggregate(tmp_path: Path) -> None:
@@ -105,7 +34,7 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
     sentences = verdict(frame)
     assert sentences[0].startswith(
         "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better: "
-        "pd_1p has 0.833 [0.83, 0.837] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown"
+        "pd_1p has 0.833 [0.813, 0.854] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown"
     )
     for words, text in zip(("mean TTFT", "mean TPOT"), sentences[1:3], strict=True):
         assert text.startswith(f"Disaggregate, by {words}: of 1 workload, at 1 pd_2p is better: pd_2p's {words} is 0.75 [")
@@ -114,34 +43,51 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
     assert sentences[-2].endswith("of 3 comparisons 0.1 would look so by chance between equal arms.")
 
 
-def test_what_overlaps_is_not_distinguishable_and_two_repeats_tell_nothing(tmp_path: Path) -> None:
+def test_what_overlaps_cannot_be_told_apart_and_one_start_tells_nothing_of_others(tmp_path: Path) -> None:
     noisy = {"pd_1p": [100.0, 140.0, 80.0], "route_2": [110.0, 90.0, 130.0]}
     (first, *_) = decide(used(tmp_path / "noisy", noisy))
-    assert first.outcome == EQUAL
-    (first, *_) = decide(used(tmp_path / "few", {arm: values[:2] for arm, values in noisy.items()}))
     assert first.outcome == UNDECIDED
-    few = verdict(used(tmp_path / "few again", {arm: v[:2] for arm, v in noisy.items()}))
-    assert few == ["Whether to disaggregate cannot be told: that takes 3 valid repeats of a workload on both kinds of arms."]
+    assert verdict(used(tmp_path / "again", noisy))[0].startswith(
+        "Whether to disaggregate cannot be told, by output tokens/s per GPU: of 1 workload, at 1 the two cannot be told apart: "
+    )
+    one = used(tmp_path / "one", {"pd_1p": [100.0], "route_2": [200.0]})
+    (first, *_) = decide(one)
+    assert (first.outcome, first.leaning) == (ONE_START, None), "one repeat has no spread"
+    repeated = tuple(record(arm, repeat=n, value=v + n) for arm, v in (("pd_1p", 100.0), ("route_2", 200.0)) for n in range(3))
+    (first, *_) = decide(used(tmp_path / "repeated", {}, more=repeated))
+    assert (first.outcome, first.leaning) == (ONE_START, TOGETHER)
+    assert verdict(used(tmp_path / "said", {}, more=repeated))[0].startswith(
+        "Whether to disaggregate cannot be told from one start of each arm, by output tokens/s per GPU: of 1 workload, in the one "
+        "start of each arm route_2 is better at 1: pd_1p has 0.502 [0.484, 0.521] times the output tokens/s per GPU of route_2; "
+        "what other starts would show is not known"
+    )
+
+
+def test_the_same_within_5_percent_is_an_answer(tmp_path: Path) -> None:
+    (first, *_) = decide(used(tmp_path, {"pd_1p": [100.0, 100.5, 99.5], "route_2": [101.0, 101.5, 100.5]}))
+    assert first.outcome == SAME
+    assert verdict(used(tmp_path / "said", {"pd_1p": [100.0] * 3, "route_2": [100.0] * 3}))[0].startswith("It makes no difference")
 
 
 def test_it_depends_on_the_workload(tmp_path: Path) -> None:
     long = tuple(
-        record(arm, (4096, 256), n, value=value) for arm, value in (("pd_1p", 150.0), ("route_2", 100.0)) for n in range(3)
+        record(arm, (4096, 256), n, value=value, start=n) for arm, value in (("pd_1p", 150.0), ("route_2", 100.0)) for n in range(3)
     )
     frame = used(tmp_path, {"pd_1p": [100.0, 100.0, 100.0], "route_2": [110.0, 110.0, 110.0]}, more=long)
     sentence = verdict(frame)[0]
     assert sentence == (
         "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better: "
-        "pd_1p has 1.5 [1.5, 1.5] times the output tokens/s per GPU of route_2; at 1 route_2 is better: "
-        "pd_1p has 0.909 [0.909, 0.909] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown."
+        "pd_1p has 1.5 [1.48, 1.52] times the output tokens/s per GPU of route_2; at 1 route_2 is better: "
+        "pd_1p has 0.909 [0.898, 0.92] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown."
     )
-    assert [d.outcome for d in decide(frame) if d.measure == THROUGHPUT] == [TOGETHER, "disaggregate"]
+    assert [d.outcome for d in decide(frame) if d.measure == THROUGHPUT] == [TOGETHER, DISAGGREGATE]
 
 
 def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
     """Twice the GPUs for the same number is half as good."""
     records = tuple(
-        replace(made, arm_info={"disaggregated": True, "gpus": 4}) for made in (record("pd_1p", (512, 256), n) for n in range(3))
+        replace(made, arm_info={"disaggregated": True, "gpus": 4})
+        for made in (record("pd_1p", (512, 256), n, start=n) for n in range(3))
     )
     (first, *_) = decide(used(tmp_path, {"route_2": [100.0] * 3}, more=records))
     assert first.ratio.value == pytest.approx(0.5)
@@ -149,7 +95,7 @@ def test_throughput_is_compared_per_gpu(tmp_path: Path) -> None:
 
 
 def at_a_rate(arm: str, value: float, rate: float | None = 2.0, **changes: Any) -> list[Measurement]:
-    return [record(arm, repeat=n, value=value, rate=rate, **changes) for n in range(3)]
+    return [record(arm, repeat=n, start=n, value=value, rate=rate, **changes) for n in range(3)]
 
 
 def test_throughput_at_a_rate_judges_nobody_and_latencies_do(tmp_path: Path) -> None:
