@@ -18,7 +18,7 @@ from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import good_share, read_requests
 from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.records.split_ratio import SATURATED, balanced_prefill
+from pdslurm.records.split_ratio import SATURATED, Answers, Limits, served, suggested_prefill
 from pdslurm.records.t_interval import relative_half_width
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Schedule:
         self.values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.sweeps = rate_sweeps(plan.points) if self.is_searching else {}
         self.saturated = saturated_points(plan.points)
-        self.rate_per_s: dict[tuple[str, str], float] = {}  # (arm, saturated point) → requests answered
+        self.answers: dict[tuple[str, str], Answers] = {}  # (arm, saturated point) → what one of its instances did
         self.meets_slo: dict[tuple[str, str], bool] = {}  # (arm, point) → whether it met the SLO there
         if self.workload.until.rel_ci is not None or self.is_searching:
             known = {(arm.arm.name, p.id, tasks.of(arm, p).key) for arm in self.arms for p in plan.points}
@@ -157,16 +157,19 @@ class Schedule:
         return abs(prefill - suggested) <= reach
 
     def suggested(self, which: RateSweep) -> int | None:
-        """Prefill instances of the ratio that the saturated points of the plain arm suggest; None where they are not known."""
+        """Prefill instances of the ratio that the saturated points of the plain arm suggest under the SLO; None where they are not
+        known, or no ratio meets the SLO by them."""
         plain = next((arm for arm in self.arms if not arm.arm.topology.prefill), None)
         saturated = self.saturated.get(which[:2])
         if plain is None or not saturated:
             return None
-        rates = [self.rate_per_s.get((plain.arm.name, point.id)) for point in saturated]
-        prefill_per_s, together_per_s = (rate and rate / plain.arm.topology.route for rate in rates)
-        if not prefill_per_s or not together_per_s:
+        prompts, whole, few = (self.answers.get((plain.arm.name, point.id)) for point in saturated)
+        if prompts is None or whole is None:
             return None
-        return balanced_prefill(plain.arm.topology.route, prefill_per_s, together_per_s)
+        limits = Limits(self.slo.share, self.slo.ttft_ms, self.slo.tpot_ms)
+        return suggested_prefill(
+            plain.arm.topology.route, served(prompts.per_s, whole, few=few, output_len=which[1], limits=limits)
+        )
 
     def _is_behind(self, arm: BoundArm, which: RateSweep) -> bool:
         """Whether the first repeat showed that others of its kind serve so much more that this arm cannot be the best of them."""
@@ -219,13 +222,19 @@ class Schedule:
         if record.status != "done" or not record.valid:
             return
         if SATURATED in record.point["sweeps"]:
-            self.rate_per_s[record.arm, record.point["id"]] = record.metrics["request_throughput_per_s"] or 0.0
+            self._learn_saturated(record)
         elif self.is_searching and (met := self._meets_slo(record)) is not None:
             self.meets_slo[record.arm, record.point["id"]] = met
         setting = without_repeat(record.point["id"])
         for metric in self.workload.until.metrics:
             if (value := record.metrics.get(metric)) is not None:
                 self.values[record.arm, setting][metric].append(value)
+
+    def _learn_saturated(self, record: Measurement) -> None:
+        """What one instance of the arm did; nothing of an arm with P/D, or where no request was answered."""
+        instances = next((arm.arm.topology.route for arm in self.arms if arm.arm.name == record.arm), None)
+        if instances and (rate := record.metrics["request_throughput_per_s"]):
+            self.answers[record.arm, record.point["id"]] = Answers(rate / instances, record.metrics.get("mean_tpot_ms"))
 
     def _shows_a_miss(self, record: Measurement) -> bool:
         """Whether a measurement that may be no number to show still says that the SLO is missed at its rate."""

@@ -17,6 +17,8 @@ from pdslurm.plan.rate_sweep import rates as swept_rates
 from pdslurm.records.split_ratio import SATURATED
 
 RateSweep = tuple[int, int, str, int | None]  # what its points have in common: input and output in tokens, load, max_concurrency
+FEW_IN_FLIGHT = 16  # requests that leave a decode batch small: four on each of four instances
+ROUNDS = 4  # of a closed loop, so that its beginning and its end do not weigh too much (validity/load.py: WINDOWS)
 ID_LENGTH = 40  # of what a load adds to a point's name, before it is cut
 Class = tuple[float, int, int, float]  # share, input and output in tokens, spread of the input
 
@@ -115,22 +117,30 @@ def rate_sweeps(points: Sequence[Point]) -> dict[tuple[RateSweep, int], list[Poi
     return {which: sorted(swept, key=lambda p: p.request_rate or 0.0) for which, swept in found.items()}
 
 
-def saturated_points(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Point]]:
-    """Lengths → the points that show how fast prompts alone, and whole answers, can be had."""
+def saturated_points(points: Sequence[Point]) -> dict[tuple[int, int], tuple[Point, Point, Point]]:
+    """Lengths → the points that show how fast prompts alone, whole answers all at once, and whole answers with few requests in
+    flight can be had."""
     lone = [point for point in points if SATURATED in point.sweeps]
-    whole = [point for point in lone if point.output_len > 1]
-    return {
-        (p.input_len, p.output_len): (next(q for q in lone if q.output_len == 1 and q.input_len == p.input_len), p) for p in whole
-    }
+
+    def of(input_len: int, output_len: int, is_bound: bool) -> Point:
+        wanted = input_len, output_len, is_bound
+        return next(p for p in lone if (p.input_len, p.output_len, p.max_concurrency is not None) == wanted)
+
+    lengths = dict.fromkeys((p.input_len, p.output_len) for p in lone if p.output_len > 1)
+    return {(i, o): (of(i, 1, False), of(i, o, False), of(i, o, True)) for i, o in lengths}
 
 
 def saturating_points(workload: Workload) -> list[Point]:
-    """For a search that has to suggest a ratio: at all lengths the prompts alone, and the whole answers, all at once."""
+    """For a search that has to suggest a ratio: at all lengths the prompts alone, and the whole answers, all at once; and whole
+    answers with few requests in flight, whose time per token shows what a decode step takes with a small batch."""
     if workload.search.lowest is None or workload.search.neighbours is None:
         return []
+    prompts = workload.search.saturating_prompts
+    few = max(min(FEW_IN_FLIGHT, prompts // ROUNDS), 1)
     lengths = dict.fromkeys((i, o) for sweep in workload.sweeps.values() for i in sweep.input_len for o in sweep.output_len)
     pairs = dict.fromkeys((i, each) for i, o in lengths for each in (1, o))
-    return [Point(i, o, None, None, workload.search.saturating_prompts, 0, 0, (SATURATED,), paced=False) for i, o in pairs]
+    loads = [(i, o, None, prompts) for i, o in pairs] + [(i, o, few, few * ROUNDS) for i, o in pairs if o > 1]
+    return [Point(i, o, None, bound, count, 0, 0, (SATURATED,), paced=False) for i, o, bound, count in loads]
 
 
 def _point(

@@ -17,6 +17,7 @@ from pdslurm.plan.points import Point, point_json
 from pdslurm.plan.splits import with_splits
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement
 from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.split_ratio import Answers
 from tests.made import tasks_of
 
 MakeConfig = Callable[..., c.Config]
@@ -203,26 +204,39 @@ SEARCH = {
     "splits": True, "workload.repeats": 3, "slo": c.Slo(ttft_ms=100.0),
     "workload.search": c.Search(lowest=1.0, highest=32.0, step=2.0),
 }  # fmt: skip
+SATURATED_PLAIN = Answers(400.0), Answers(100.0, 40.0), Answers(50.0, 8.0)  # prompts alone, whole answers, with few in flight
+LONG_PROMPTS = Answers(120.0), Answers(100.0, 100.0), Answers(50.0, 8.0)
 
 
 def sweep_all(
-    schedule: Schedule, capacity: dict[str, float], saturated: tuple[float, float] = (40.0, 10.0)
+    schedule: Schedule, capacity: dict[str, float], saturated: tuple[Answers, Answers, Answers] = SATURATED_PLAIN
 ) -> list[tuple[str, int, str]]:
     """Lets every arm measure what is open, the plain one first; an arm meets the SLO up to the rates in `capacity`. What
-    was measured, in order: (arm, repeat, rate). `saturated`: requests/s of all plain instances, prompts alone and whole answers."""
+    was measured, in order: (arm, repeat, rate). `saturated`: what all plain instances do together."""
     done = []
     for bound, repeats in schedule.loads():
         for turn in schedule.turns(bound, repeats):
             name = turn.arm.arm.name
             for point in open_points(schedule, turn.arm, turn.repeats):
                 rate = point.request_rate
-                speed = saturated[point.output_len > 1] if rate is None else rate
-                answered(schedule, turn.arm, point, speed, 50.0 if rate and rate <= capacity[name] else 500.0)
-                done.append((name, point.repeat, f"{rate:g}" if rate else f"all at once, {point.output_len} out"))
+                flight = f"{point.max_concurrency} in flight" if point.max_concurrency else "all at once"
+                known = saturated[(point.output_len > 1) + bool(point.max_concurrency)] if rate is None else Answers(rate)
+                ttft_ms = 50.0 if rate and rate <= capacity[name] else 500.0
+                answered(schedule, turn.arm, point, known.per_s, ttft_ms, tpot_ms=known.tpot_ms)
+                done.append((name, point.repeat, f"{rate:g}" if rate else f"{flight}, {point.output_len} out"))
     return done
 
 
-def answered(schedule: Schedule, arm: BoundArm, point: Point, speed: float, ttft_ms: float, checks: tuple[Check, ...] = ()) -> None:
+def answered(
+    schedule: Schedule,
+    arm: BoundArm,
+    point: Point,
+    speed: float,
+    ttft_ms: float,
+    checks: tuple[Check, ...] = (),
+    *,
+    tpot_ms: float | None = None,
+) -> None:
     key = schedule.tasks.of(arm, point).key
     raw = schedule.folder.raw_name(arm.arm.name, point.id, key)
     requests = schedule.folder.path / f"{raw}.requests.csv.gz"
@@ -232,7 +246,7 @@ def answered(schedule: Schedule, arm: BoundArm, point: Point, speed: float, ttft
     record = Measurement(
         key=key, run="r", arm=arm.arm.name, source="measured", status="done", valid=not checks, checks=checks,
         invalid_reasons=tuple(check.said for check in checks), point=point_json(point), arm_info={}, started_at="", wall_s=1.0,
-        metrics={"request_throughput_per_s": speed},
+        metrics={"request_throughput_per_s": speed, "mean_tpot_ms": tpot_ms},
         provenance={"raw": f"{raw}.json.gz"},
     )  # fmt: skip
     schedule.folder.save(record)
@@ -258,13 +272,37 @@ def test_each_arm_sweeps_until_its_rate_is_known_and_begins_there_again(schedule
 
 
 def test_only_the_ratio_that_saturated_instances_suggest_and_its_neighbours_are_measured(schedule: Callable[..., Schedule]) -> None:
-    """40 requests/s of prompts and 10 of answers: decode alone does 13, so that 1P3D serves 10 a second, and 2P2D 6.7."""
+    """An instance prefills 100 requests/s, 88 of them within 100 ms, and answers 25: decode alone does 33, so that 1P3D serves 88 a
+    second, and 2P2D 67."""
     capacity = dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 4.0)
     done = sweep_all(searching(schedule, neighbours=1), capacity)
-    assert done[:2] in ([("route_4", 0, "all at once, 1 out"), ("route_4", 0, "all at once, 32 out")],
-                        [("route_4", 0, "all at once, 32 out"), ("route_4", 0, "all at once, 1 out")])  # fmt: skip
+    loads = ["all at once, 1 out", "all at once, 32 out", "16 in flight, 32 out"]
+    assert done[:3] == [("route_4", 0, load) for load in loads]
     assert {arm for arm, _, _ in done} == {"route_4", "pd_1p3d", "pd_2p2d"}
     assert {arm for arm, _, _ in sweep_all(searching(schedule, neighbours=0), capacity)} == set()
+
+
+@pytest.mark.parametrize(
+    ("slo", "saturated", "prefill"),
+    [
+        (c.Slo(ttft_ms=100.0), SATURATED_PLAIN, 1),  # an instance prefills 88 and decodes 33 requests/s
+        (c.Slo(ttft_ms=20.0), SATURATED_PLAIN, 2),  # 26 and 33: 2P2D serves 51, 1P3D 26
+        (c.Slo(ttft_ms=9.0), SATURATED_PLAIN, None),  # a prompt alone takes 10 ms
+        (c.Slo(ttft_ms=9999.0), LONG_PROMPTS, 3),  # 30 and 150
+        (c.Slo(tpot_ms=20.0), LONG_PROMPTS, 3),  # a step takes 4.2 ms and 0.16 for each request: at the largest batch 17 ms
+        (c.Slo(tpot_ms=6.0), LONG_PROMPTS, 2),  # 30 and 46
+        (c.Slo(tpot_ms=4.4), LONG_PROMPTS, 1),  # 30 and 4
+        (c.Slo(tpot_ms=4.3), LONG_PROMPTS, None),  # one request alone takes 4.32 ms
+        (c.Slo(tpot_ms=6.0), (*LONG_PROMPTS[:2], Answers(50.0)), 3),  # the TPOT of few in flight is not known
+    ],
+)
+def test_the_suggested_ratio_knows_the_slo(
+    schedule: Callable[..., Schedule], slo: c.Slo, saturated: tuple[Answers, Answers, Answers], prefill: int | None
+) -> None:
+    made = schedule({**SEARCH, "slo": slo, "workload.search": replace(SEARCH["workload.search"], neighbours=1)})  # type: ignore[type-var]
+    sweep_all(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 4.0), saturated)
+    (which,) = {which for which, _ in made.sweeps}
+    assert made.suggested(which) == prefill
 
 
 def test_an_arm_that_fell_behind_is_not_repeated(schedule: Callable[..., Schedule]) -> None:
@@ -336,6 +374,6 @@ def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(schedule: Callab
     made = searching(schedule, neighbours=1, highest=1024.0)
     done = sweep_all(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
     plan = made.tasks.deployment.plan
-    assert len(plan.points) == 2 + 3 * 11
+    assert len(plan.points) == 3 + 3 * 11
     mine = sum(arm == "route_4" for arm, _, _ in done)
     assert mine / 2 <= len(plan.sure_points) <= 2 * mine

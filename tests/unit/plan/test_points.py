@@ -15,6 +15,7 @@ from pdslurm.plan.points import (
     expected_hit_rate,
     point_seed,
     points_of,
+    saturated_points,
     ramp_requests,
     rate_sweeps,
     tried_again,
@@ -268,6 +269,27 @@ def test_a_search_is_warmed_by_whole_answers_once_for_all_rates() -> None:
     assert (points[0].output_len, points[0].sweeps) == (1, (SATURATED,))
     (load,) = warm_ups(points, 0, 16)
     assert (load.output_len, load.num_prompts, load.request_rate) == (128, 16, None)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "in_flight", "requests"),
+    [(1024, 16, 64), (64, 16, 64), (40, 10, 40), (7, 1, 4), (1, 1, 4)],  # four rounds, or the loop is not steady
+)
+def test_a_search_saturates_with_prompts_with_answers_and_with_few_in_flight(prompts: int, in_flight: int, requests: int) -> None:
+    search = Search(lowest=1.0, highest=8.0, neighbours=1, saturating_prompts=prompts)
+    points = points_of(of(search=search, sweeps={"s": Sweep([64, 32], [128, 1])}), seed=0)
+    found = saturated_points(points)
+    assert list(found) == [(64, 128), (32, 128)]
+    assert sum(SATURATED in point.sweeps for point in points) == 6
+    for (inputs, outputs), three in found.items():
+        loads = [(p.input_len, p.output_len, p.max_concurrency, p.num_prompts, p.request_rate) for p in three]
+        assert loads == [
+            (inputs, 1, None, prompts, None),
+            (inputs, outputs, None, prompts, None),
+            (inputs, outputs, in_flight, requests, None),
+        ]
+        assert len({p.seed for p in three}) == len({p.id for p in three}) == 3
+    assert not saturated_points(points_of(of(search=Search(lowest=1.0), sweeps={"s": Sweep([64], [128])}), seed=0))
 
 
 def test_a_closed_loop_is_warmed_at_its_most_in_flight() -> None:
