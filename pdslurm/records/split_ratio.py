@@ -20,11 +20,12 @@ stays z·√B below the largest. It is also never above the largest batch that w
 The line goes through two measured points, many requests in flight and few. Their instance also prefills, which takes the share
 whole/μ of its time: B = whole · L · TPOT by Little's law, and t(B) = TPOT · (1 - whole/μ) = TPOT - B / (L · μ).
 
-Known errors: moving KV, the hand-over, the first decode step and uneven routing are left out and make P/D worse. A prompt alone may
-take longer than 1/μ where a saturated instance prefills several at once. Chunked prefill rides along with decode steps that wait for
-memory, so that decode alone is slower than this says. In a burst prefill comes early, so that B and t(B) are both too small by
-the same factor; B / t(B) stays right. The requests that miss TTFT and those that miss TPOT are not added up. A bound on E2E latency
-couples both roles and is left out."""
+Known errors: moving KV, the hand-over, the first decode step and uneven routing are left out and make P/D worse. A router that takes
+instances in turn sends each a more even stream than Poisson's, so that several prefill instances serve more than this says, above
+all at a tight TTFT. A prompt alone may take longer than 1/μ where a saturated instance prefills several at once. Chunked prefill rides
+along with decode steps that wait for memory, so that decode alone is slower than this says. In a burst prefill comes early, so that
+B and t(B) are both too small by the same factor; B / t(B) stays right. The requests that miss TTFT and those that miss TPOT are not
+added up. A bound on E2E latency couples both roles and is left out."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from statistics import NormalDist
 
 import pytest
 
@@ -84,7 +83,7 @@ def test_prefill_within_a_ttft(limits: Limits, per_s: float) -> None:
         (WHOLE, FEW, Limits(0.5, tpot_ms=30.0), 33.333),
         (WHOLE, FEW, Limits(0.5, tpot_ms=20.0), 30.436),  # 19.48 in a batch: 19.48 / (32 · 0.02)
         (WHOLE, FEW, Limits(0.9, tpot_ms=20.0), 28.324),  # 14.59, for 14.59 + 1.2816 · 3.819 = 19.48; a step takes 16.1 ms
-        (WHOLE, FEW, Limits(0.9, tpot_ms=5.243), 0.33164 / (32 * 0.0047093) if False else 1.2436 * 1000 / 1000),
+        (WHOLE, FEW, Limits(0.9, tpot_ms=6.0), 4.923),  # 0.801 in the mean of 1.948 at most; a step takes 5.08 ms
         (WHOLE, FEW, Limits(0.9, tpot_ms=5.0), 0.0),  # a request alone takes 5.243 ms
         (WHOLE, None, Limits(0.9, tpot_ms=5.0), 33.333),  # of an old record: it knows no TPOT
         (Answers(25.0), FEW, Limits(0.9, tpot_ms=5.0), 33.333),
@@ -94,3 +93,46 @@ def test_prefill_within_a_ttft(limits: Limits, per_s: float) -> None:
 )
 def test_decode_within_a_tpot(whole: Answers, few: Answers | None, limits: Limits, per_s: float) -> None:
     assert decode_within(100.0, whole, few, 32, limits) == pytest.approx(per_s, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("whole", "few", "tpot_ms", "per_s"),
+    [
+        (WHOLE, Answers(12.5, 1e3), 30.0, 33.333),  # few in flight are slower than many: every step takes 30 ms …
+        (WHOLE, Answers(12.5, 1e3), 29.9, 0.0),
+        (WHOLE, Answers(20.0, 1.0), 15.0, 33.333),  # a line through 0.8 ms and 30 ms crosses 0 below 0: 0.9375 ms for each
+        (WHOLE, Answers(0.1, 5.0), 1e3, 33.333),  # less than one in flight in the mean counts as one
+    ],
+)
+def test_noise_leaves_a_line_that_goes_through_the_larger_batch(whole: Answers, few: Answers, tpot_ms: float, per_s: float) -> None:
+    assert decode_within(100.0, whole, few, 32, Limits(0.9, tpot_ms=tpot_ms)) == pytest.approx(per_s, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("whole", "few", "known"),
+    [(WHOLE, FEW, True), (WHOLE, None, False), (Answers(25.0), FEW, False), (WHOLE, Answers(12.5), False)],
+)
+def test_two_points_with_a_time_per_token_are_needed(whole: Answers, few: Answers | None, known: bool) -> None:
+    assert knows_tpot(whole, few) is known
+
+
+def test_a_tighter_ttft_gives_prefill_no_less_and_a_tighter_tpot_decode_no_less() -> None:
+    """Of random instances; an SLO that no split meets ends the row."""
+    draw = random.Random(4)
+    seen = {"ttft_ms": 0, "tpot_ms": 0}
+    for _ in range(300):
+        prompts, count, output_len = draw.uniform(2, 200), draw.randint(2, 16), draw.choice((16, 128, 1024))
+        whole = Answers(prompts * draw.uniform(0.05, 0.98), draw.uniform(10, 200))
+        few = Answers(prompts * draw.uniform(0.01, 0.9), draw.uniform(3, 60))
+        share = draw.choice((0.5, 0.9, 0.99, 1.0))
+        for bound, grows in (("ttft_ms", 1), ("tpot_ms", -1)):
+            other = {"ttft_ms": 2e4, "tpot_ms": 1e3}
+            limits = [Limits(share, **{**other, bound: 2e4 / 1.3**n}) for n in range(40)]
+            rows = [
+                suggested_prefill(count, served(prompts, whole, few=few, output_len=output_len, limits=each)) for each in limits
+            ]
+            known = [row for row in rows if row is not None]
+            assert rows[len(known) :] == [None] * (len(rows) - len(known)), (bound, rows)
+            assert known == sorted(known, reverse=grows < 0), (bound, rows)
+            seen[bound] += len(set(known)) > 1
+    assert min(seen.values()) > 30, "bounds that move nothing show nothing"
