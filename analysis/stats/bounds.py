@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from pdslurm.records.t_interval import half_width
 
 Operation = Callable[[float, float], float]
 
@@ -55,6 +60,25 @@ def within(value: float, error: float) -> Bounded:
 def least(*intervals: Bounded) -> Bounded:
     """The interval of the least of several: min is monotone in each, so bounds go through."""
     return Bounded(min(i.value for i in intervals), min(i.low for i in intervals), min(i.high for i in intervals))
+
+
+def over(function: Callable[..., float], *operands: Bounded) -> Bounded:
+    """The interval of a function of several: its least and largest value at the ends of their intervals, all combinations of them,
+    which hold its extremes where it is monotone in each operand."""
+    ends = [function(*corner) for corner in itertools.product(*((each.low, each.high) for each in operands))]
+    value = function(*(each.value for each in operands))
+    return Bounded(value, min(value, *ends), max(value, *ends))
+
+
+def of_repeats(values: Sequence[float]) -> Bounded:
+    """The mean of repeats that are all above 0, and its 95 % t interval, of which nothing lies below half of the smallest; of two
+    their range, of one itself. Raises ValueError without any."""
+    if not values:
+        raise ValueError("the mean of no repeats")
+    mean, half = statistics.fmean(values), half_width(values)
+    if math.isnan(half):
+        return Bounded(mean, min(values), max(values))
+    return Bounded(mean, max(mean - half, min(values) / 2), mean + half)
 
 
 def _corners(operation: Operation, a: Bounded, b: Bounded) -> Bounded:

@@ -5,27 +5,28 @@ instances should prefill, out: one rule for the driver and for the analysis.
     a decode instance    B / (L · t(B)) with t(B) = t0 + k·B, B + z·√B = (P - t0) / k; no TPOT bound: 1 / (1/whole - 1/μ)
     p prefill and d decode instances serve min(p · prefill, d · decode) requests/s
 
-μ: requests/s that one saturated instance prefills. T and P: the bounds on TTFT and TPOT. s: the share of requests that have to keep
-them. L: output tokens of a request. z: the normal quantile of s. t(B): the time of a decode step with B requests in the batch.
+μ: requests/s that one saturated instance prefills. T and P: the bounds on TTFT and TPOT. s: the share of requests that have to
+keep them. L: output tokens of a request. z: the normal quantile of s. t(B): the time of a decode step with B requests in the
+batch.
 
-Source: arXiv 2603.04716 ("SLO-Aware Compute Resource Allocation for Prefill-Decode Disaggregated LLM Inference") takes prefill as an
-M/M/1 queue whose service rate is the largest measured prefill rate, so that λ = μ - ln(1/(1-s)) / T, and decode by the largest
-batch within the TPOT bound, (P - t0) / k. Two things differ here.
-The prompts of a point have one length and take nearly the same time, so that M/D/1 fits better than M/M/1: a request waits, and then
-its own prefill takes 1/μ. Lundberg's inequality says P(wait > x) ≤ exp(-θx) where λ · (exp(θ/μ) - 1) = θ, and T - 1/μ is left for the
-wait; solving for λ gives the formula. It is a bound, so that λ is a little too small.
-The number of requests in a batch varies about as a Poisson number does, and the share s of them has to keep P: so the mean batch B
-stays z·√B below the largest. It is also never above the largest batch that was measured, for the line is not extended.
+Source: arXiv 2603.04716 ("SLO-Aware Compute Resource Allocation for Prefill-Decode Disaggregated LLM Inference") takes prefill as
+an M/M/1 queue whose service rate is the largest measured prefill rate, so that λ = μ - ln(1/(1-s)) / T, and decode by the largest
+batch within the TPOT bound, (P - t0) / k. Two things differ here. The prompts of a point have one length and take nearly the same
+time, so that M/D/1 fits better than M/M/1: a request waits, and then its own prefill takes 1/μ. Lundberg's inequality says P(wait
+> x) ≤ exp(-θx) where λ · (exp(θ/μ) - 1) = θ, and T - 1/μ is left for the wait; solving for λ gives the formula. It is a bound, so
+that λ is a little too small. The number of requests in a batch varies about as a Poisson number does, and the share s of them has
+to keep P: so the mean batch B stays z·√B below the largest. It is also never above the largest batch that was measured, for the
+line is not extended.
 
 The line goes through two measured points, many requests in flight and few. Their instance also prefills, which takes the share
 whole/μ of its time: B = whole · L · TPOT by Little's law, and t(B) = TPOT · (1 - whole/μ) = TPOT - B / (L · μ).
 
-Known errors: moving KV, the hand-over, the first decode step and uneven routing are left out and make P/D worse. A router that takes
-instances in turn sends each a more even stream than Poisson's, so that several prefill instances serve more than this says, above
-all at a tight TTFT. A prompt alone may take longer than 1/μ where a saturated instance prefills several at once. Chunked prefill rides
-along with decode steps that wait for memory, so that decode alone is slower than this says. In a burst prefill comes early, so that
-B and t(B) are both too small by the same factor; B / t(B) stays right. The requests that miss TTFT and those that miss TPOT are not
-added up. A bound on E2E latency couples both roles and is left out."""
+Known errors: moving KV, the hand-over, the first decode step and uneven routing are left out and make P/D worse. A router that
+takes instances in turn sends each a more even stream than Poisson's, so that several prefill instances serve more than this says,
+above all at a tight TTFT. A prompt alone may take longer than 1/μ where a saturated instance prefills several at once. Chunked
+prefill rides along with decode steps that wait for memory, so that decode alone is slower than this says. In a burst prefill
+comes early, so that B and t(B) are both too small by the same factor; B / t(B) stays right. The requests that miss TTFT and those
+that miss TPOT are not added up. A bound on E2E latency couples both roles and is left out."""
 
 from __future__ import annotations
 
@@ -63,9 +64,10 @@ class Served:
 
 
 def served(prompts_per_s: float, whole: Answers, *, few: Answers | None, output_len: float, limits: Limits) -> Served:
-    """`prompts_per_s`: prompts alone, all at once; `whole`: whole answers, all at once; `few`: whole answers with few in flight, None
-    where that was not measured. All of one instance of an arm without P/D."""
-    return Served(prefill_within(prompts_per_s, limits), decode_within(prompts_per_s, whole, few, output_len, limits))
+    """`prompts_per_s`: prompts alone, all at once; `whole`: whole answers, all at once; `few`: whole answers with few in flight,
+    None where that was not measured. All of one instance of an arm without P/D."""
+    decode_per_s = decode_within(whole, few, prompts_per_s=prompts_per_s, output_len=output_len, limits=limits)
+    return Served(prefill_within(prompts_per_s, limits), decode_per_s)
 
 
 def prefill_within(prompts_per_s: float, limits: Limits) -> float:
@@ -81,18 +83,18 @@ def prefill_within(prompts_per_s: float, limits: Limits) -> float:
     return decay / math.expm1(decay / prompts_per_s) if decay > 0 else prompts_per_s
 
 
-def decode_within(prompts_per_s: float, whole: Answers, few: Answers | None, output_len: float, limits: Limits) -> float:
-    """Requests/s at which the share of requests keeps the TPOT bound; decode_rate where `knows_tpot` is false, or without a bound."""
+def decode_within(whole: Answers, few: Answers | None, *, prompts_per_s: float, output_len: float, limits: Limits) -> float:
+    """Requests/s at which the share of requests keeps the TPOT bound; decode_rate without one, or where `knows_tpot` is false."""
     saturated = decode_rate(prompts_per_s, whole.per_s)
     if limits.tpot_ms is None or few is None or not knows_tpot(whole, few) or math.isinf(saturated):
         return saturated
-    most, most_ms = _batch(prompts_per_s, whole, output_len)
-    base_ms, each_ms = _line(_batch(prompts_per_s, few, output_len), (most, most_ms))
+    small, large = (_batch(answers, prompts_per_s, output_len=output_len) for answers in (few, whole))
+    base_ms, each_ms = _line(small, large)
     room_ms = limits.tpot_ms - base_ms
     if room_ms < each_ms:  # not even a request alone
         return 0.0
     largest = room_ms / each_ms if each_ms else math.inf
-    batch = min(_mean_batch(largest, limits.share), most)
+    batch = min(_mean_batch(largest, limits.share), large[0])
     return min(1000 * batch / (output_len * (base_ms + each_ms * batch)), saturated)
 
 
@@ -101,7 +103,7 @@ def knows_tpot(whole: Answers, few: Answers | None) -> bool:
     return bool(few and few.per_s and few.tpot_ms and whole.tpot_ms)
 
 
-def _batch(prompts_per_s: float, answers: Answers, output_len: float) -> tuple[float, float]:
+def _batch(answers: Answers, prompts_per_s: float, *, output_len: float) -> tuple[float, float]:
     """(requests in a decode batch, ms of a decode step without the prefill of others); at least 1, for an idle instance decodes
     nothing."""
     tpot_ms = answers.tpot_ms or 0.0

@@ -92,7 +92,7 @@ def test_prefill_within_a_ttft(limits: Limits, per_s: float) -> None:
     ],
 )
 def test_decode_within_a_tpot(whole: Answers, few: Answers | None, limits: Limits, per_s: float) -> None:
-    assert decode_within(100.0, whole, few, 32, limits) == pytest.approx(per_s, rel=1e-3)
+    assert decode_within(whole, few, prompts_per_s=100.0, output_len=32, limits=limits) == pytest.approx(per_s, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ def test_decode_within_a_tpot(whole: Answers, few: Answers | None, limits: Limit
     ],
 )
 def test_noise_leaves_a_line_that_goes_through_the_larger_batch(whole: Answers, few: Answers, tpot_ms: float, per_s: float) -> None:
-    assert decode_within(100.0, whole, few, 32, Limits(0.9, tpot_ms=tpot_ms)) == pytest.approx(per_s, rel=1e-3)
+    assert decode_within(whole, few, prompts_per_s=100.0, output_len=32, limits=Limits(0.9, tpot_ms=tpot_ms)) == pytest.approx(
+        per_s, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

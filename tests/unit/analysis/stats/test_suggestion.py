@@ -1,30 +1,69 @@
-"""What saturated instances suggest, what measuring says to it, and what an arm costs at the rate it holds."""
+"""What saturated instances predict, what measuring says to it, and what an arm costs at its capacity."""
 
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from analysis.stats.suggestion import cost_text, suggestion_text, suggestions
+from analysis.stats.bounds import within
+from analysis.stats.saturation import Saturated, suggest
+from analysis.stats.suggestion import (
+    BETTER,
+    SAME,
+    UNKNOWN,
+    WORSE,
+    Compare,
+    cost_text,
+    judgement,
+    misses,
+    suggestion_text,
+    suggestions,
+)
+from pdslurm.records.split_ratio import Answers, Limits, served, suggested_prefill
+
+NO_LIMITS = Limits()
+SAID = "1024 tokens in, 256 out: "
+SPLITS = suggest(Saturated(within(10.0, 0.1), within(2.5, 0.1), 256), 4, limits=NO_LIMITS)  # 1P3D, whichever holds in the interval
 
 
-def saturated(prompts_per_s: float, answers_per_s: float, instances: int = 4) -> pd.DataFrame:
-    """The two saturated points of a Route arm of so many instances, all of them together."""
-    common = {"sweeps": ("saturated",), "disaggregated": False, "instances": float(instances), "input_len": 1024}
-    return pd.DataFrame([
+def saturated(
+    prompts_per_s: float,
+    answers_per_s: float,
+    instances: int = 4,
+    tpot_ms: float = math.nan,
+    few: tuple[float, float] | None = None,
+) -> pd.DataFrame:
+    """The saturated points of a Route arm of so many instances, all of them together; `few`: requests/s and TPOT of the third."""
+    common = {
+        "sweeps": ("saturated",), "disaggregated": False, "instances": float(instances), "input_len": 1024,
+        "max_concurrency": math.inf, "mean_tpot_ms": math.nan,
+    }  # fmt: skip
+    rows = [
         {**common, "output_len": 1, "request_throughput_per_s": prompts_per_s},
-        {**common, "output_len": 256, "request_throughput_per_s": answers_per_s},
-        {**common, "sweeps": ("chat",), "output_len": 256, "request_throughput_per_s": 1.0},
-    ])  # fmt: skip
+        {**common, "output_len": 256, "request_throughput_per_s": answers_per_s, "mean_tpot_ms": tpot_ms},
+        {**common, "sweeps": ("chat",), "output_len": 256, "request_throughput_per_s": 1.0, "mean_tpot_ms": 1.0},
+    ]
+    third = {**common, "output_len": 256, "max_concurrency": 16.0}
+    rows += [{**third, "request_throughput_per_s": few[0], "mean_tpot_ms": few[1]}] if few else []
+    return pd.DataFrame(rows)
 
 
 def rates(**capacities: float) -> pd.DataFrame:
-    return pd.DataFrame(
-        [{"series": arm, "input_len": 1024, "output_len": 256, "disaggregated": arm.startswith("pd"), "gpus": 8.0,
-          "capacity_per_s": value} for arm, value in capacities.items()]
-    )  # fmt: skip
+    rows = [(arm, 1024, 256, arm.startswith("pd"), 8.0, value) for arm, value in capacities.items()]
+    return pd.DataFrame(rows, columns=["series", "input_len", "output_len", "disaggregated", "gpus", "capacity_per_s"])
+
+
+def comparing(**said: str) -> Compare:
+    """comparing(pd_1p3d__pd_2p2d="better"): of these pairs, in both orders; no other pair may be asked for."""
+    opposite = {BETTER: WORSE, WORSE: BETTER, SAME: SAME, UNKNOWN: UNKNOWN}
+    known = {tuple(pair.split("__")): word for pair, word in said.items()}
+    known |= {(second, first): opposite[word] for (first, second), word in known.items()}
+    return lambda first, second: known[first, second]
 
 
 @pytest.mark.parametrize(
@@ -33,33 +72,133 @@ def rates(**capacities: float) -> pd.DataFrame:
         (40.0, 10.0, "1P3D"),  # an instance: 10 prompts, 2.5 answers, so decode alone 3.3: 1 · 10 against 3 · 3.3
         (40.0, 20.0, "2P2D"),
         (40.0, 35.0, "3P1D"),
+        (40.0, 41.0, "3P1D"),  # whole answers as fast as prompts: decode seems to cost nothing, as the driver has it
     ],
 )
 def test_the_balanced_ratio_is_suggested(prompts: float, answers: float, best: str) -> None:
-    (found,) = suggestions(saturated(prompts, answers)).values()
+    (found,) = suggestions(saturated(prompts, answers), NO_LIMITS).values()
+    assert found.best is not None
     assert found.best.name == best
-    assert found.route.value == pytest.approx(answers)
+    assert not found.knows_tpot
 
 
-def test_nothing_is_suggested_where_whole_answers_came_as_fast_as_prompts() -> None:
-    assert suggestions(saturated(10.0, 12.0)) == {}
-    assert suggestions(saturated(10.0, 5.0, instances=1)) == {}
+def test_the_driver_and_the_analysis_suggest_the_same() -> None:
+    draw = random.Random(5)
+    several = set()
+    for _ in range(100):
+        prompts, count = draw.uniform(5, 400), draw.randint(2, 12)
+        answers, few = prompts * draw.uniform(0.1, 1.05), (prompts * draw.uniform(0.02, 0.2), draw.uniform(4, 12))
+        limits = Limits(0.9, draw.choice((None, 1500 * count / prompts)), draw.choice((None, 30.0)))
+        (found,) = suggestions(saturated(prompts, answers, count, 60.0, few), limits).values()
+        whole, third = Answers(answers / count, 60.0), Answers(few[0] / count, few[1])
+        mine = suggested_prefill(count, served(prompts / count, whole, few=third, output_len=256, limits=limits))
+        assert (found.best and found.best.prefill) == mine
+        several.add(mine)
+    assert len(several) > 5
+
+
+def test_nothing_is_suggested_to_a_lone_instance_or_without_a_point() -> None:
+    assert suggestions(saturated(10.0, 5.0, instances=1), NO_LIMITS) == {}
+    assert suggestions(saturated(10.0, 5.0).iloc[1:], NO_LIMITS) == {}
+    assert suggestions(saturated(10.0, math.nan), NO_LIMITS) == {}
+
+
+def test_repeats_give_an_interval() -> None:
+    frame = pd.concat([saturated(prompts, 10.0) for prompts in (36.0, 40.0, 44.0)])
+    (found,) = suggestions(frame, NO_LIMITS).values()
+    assert (found.prefill_per_s.low, found.prefill_per_s.high) == pytest.approx((10 - 2.484, 10 + 2.484), abs=1e-3)
+    (line,) = suggestion_text(frame, rates())
+    assert "predict 1P3D 10 [7.52, 11.2], 2P2D" in line
 
 
 @pytest.mark.parametrize(
-    ("capacities", "said"),
+    ("few", "slo", "said"),
     [
-        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "route_4": 12.0}, "pd_1p3d holds most, which confirms it."),
-        ({"pd_1p3d": 7.0, "pd_2p2d": 9.0}, "pd_2p2d holds most, which refutes it."),
-        ({"pd_1p3d": 9.0, "pd_2p2d": 9.0}, "pd_1p3d and pd_2p2d hold most, which confirms it."),
-        ({"pd_1p3d": 9.0}, "; pd_1p3d alone was measured."),
-        ({"pd_1p3d": 0.0, "pd_2p2d": 0.0}, "; no arm with that ratio or beside it held a rate."),
+        (None, {}, "without a bound on TTFT or TPOT saturated instances predict 1P3D 10, 2P2D 8.57, 3P1D 4.29 requests/s; "
+         "1P3D is suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D."),
+        (None, {"ttft_ms": 500.0}, "for TTFT ≤ 500 ms saturated instances predict 1P3D 7.4, 2P2D 8.57, 3P1D 4.29 requests/s; "
+         "2P2D is suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D."),
+        (None, {"ttft_ms": 300.0, "tpot_ms": 25.0}, "for TTFT ≤ 300 ms and TPOT ≤ 25 ms saturated instances predict 1P3D 5.32, "
+         "2P2D 8.57, 3P1D 4.29 requests/s; 2P2D is suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D. No record shows "
+         "the time per token with few requests in flight, so the prediction knows no TPOT."),
+        (None, {"ttft_ms": 90.0}, "for TTFT ≤ 90 ms saturated instances predict 1P3D 0, 2P2D 0, 3P1D 0 requests/s; a prefill "
+         "instance cannot meet the SLO."),
+        # A batch of 46.08 takes 42 ms, one of 3.84 takes 8.5 ms: 5.455 ms and 0.793 for each; of 12.04 at most 8.34 in the mean.
+        ((6.0, 10.0), {"tpot_ms": 15.0, "e2el_ms": 9000.0}, "for TPOT ≤ 15 ms saturated instances predict 1P3D 8.1, 2P2D 5.4, "
+         "3P1D 2.7 requests/s; 1P3D is suggested. Decode limits 1P3D, 2P2D and 3P1D. The prediction leaves out E2E at most "
+         "9000 ms."),
+    ],
+)  # fmt: skip
+def test_what_is_predicted(few: tuple[float, float] | None, slo: dict[str, float], said: str) -> None:
+    (line,) = suggestion_text(saturated(40.0, 12.0, tpot_ms=60.0, few=few), rates(), slo=slo, share=0.9)
+    assert line.removeprefix(SAID).partition(" 2P2D was not")[0].partition(" 1P3D was not")[0] == said
+
+
+def test_a_run_names_its_slo_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("slo:\n  ttft_ms: 500.0\n  tpot_ms: null\n  share: 0.5\n", encoding="utf-8")
+    (line,) = suggestion_text(saturated(40.0, 10.0).assign(folder=str(tmp_path)), rates())
+    assert line.startswith(f"{SAID}for TTFT ≤ 500 ms saturated instances predict 1P3D 9.16,")
+
+
+@pytest.mark.parametrize(
+    ("capacities", "compared", "said"),
+    [
+        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0}, {"pd_1p3d__pd_2p2d": BETTER}, "1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d."),
+        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 0.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d__pd_3p1d": BETTER},
+         "1P3D is confirmed: pd_2p2d and pd_3p1d are shown worse than pd_1p3d."),
+        ({"pd_1p3d": 7.0, "pd_2p2d": 9.0, "pd_3p1d": 7.0}, {"pd_1p3d__pd_2p2d": WORSE, "pd_1p3d__pd_3p1d": SAME},
+         "1P3D is refuted: pd_2p2d is shown better than pd_1p3d."),
+        ({"pd_1p3d": 7.0, "pd_2p2d": 9.0}, {"pd_1p3d__pd_2p2d": SAME},
+         "1P3D is neither confirmed nor refuted: the intervals of pd_1p3d and pd_2p2d overlap."),
+        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 1.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d__pd_3p1d": UNKNOWN},
+         "1P3D is neither confirmed nor refuted: nothing shows whether pd_1p3d or pd_3p1d is better."),
+        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 1.0}, {"pd_1p3d__pd_2p2d": SAME, "pd_1p3d__pd_3p1d": UNKNOWN},
+         "1P3D is neither confirmed nor refuted: the intervals of pd_1p3d and pd_2p2d overlap, and nothing shows whether pd_1p3d "
+         "or pd_3p1d is better."),
+        ({"pd_1p3d": 9.0}, {}, "No other split than 1P3D was measured, so that nothing confirms or refutes it."),
+        ({"pd_2p2d": 9.0, "pd_3p1d": 9.0}, {}, "1P3D was not measured, so that nothing confirms or refutes it."),
+        ({}, {}, "1P3D was not measured, so that nothing confirms or refutes it."),
+        ({"pd_1p3d": 0.0, "pd_2p2d": 0.0}, {},
+         "No measured split meets the SLO, not even at the lowest rate, so that nothing confirms or refutes 1P3D."),
+        # Two arms of one ratio: it is as good as the better of them.
+        ({"pd_1p3d": 9.0, "pd_1p3d_tcp": 5.0, "pd_2p2d": 7.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d_tcp__pd_2p2d": WORSE},
+         "1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d and pd_1p3d_tcp."),
+    ],
+)  # fmt: skip
+def test_only_intervals_confirm_or_refute_it(capacities: dict[str, float], compared: dict[str, str], said: str) -> None:
+    assert judgement(SPLITS, capacities, comparing(**compared)) == said
+
+
+def test_nothing_is_judged_where_nothing_is_suggested() -> None:
+    none = replace(SPLITS, best=None)
+    assert judgement(none, {"pd_1p3d": 9.0, "pd_2p2d": 7.0}, comparing()) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (8.0, 9.7, None),  # 9.9 to 10.1 by prefill, 9.3 to 10.7 by decode: 9.3 to 10.1
+        (9.0, math.inf, None),
+        (7.0, 9.0, "The prediction for pd_1p3d, 10 [9.44, 10.1], lies above its measured interval [7, 9]."),
+        (12.0, 15.04, "The prediction for pd_1p3d, 10 [9.44, 10.1], lies below its measured interval [12, 15]."),
     ],
 )
-def test_measuring_confirms_or_refutes_it(capacities: dict[str, float], said: str) -> None:
-    (line,) = suggestion_text(saturated(40.0, 10.0), rates(**capacities))
-    assert line.startswith("Saturated instances suggest 1P3D for 1024 tokens in and 256 out")
-    assert line.endswith(said)
+def test_a_prediction_outside_what_was_measured_is_named(low: float, high: float, said: str | None) -> None:
+    measured = {"pd_1p3d": (low, high), "route_4": (1.0, 2.0), "pd_4p4d": (1.0, 2.0)}
+    assert list(misses(SPLITS, measured)) == ([said] if said else [])
+
+
+def test_the_text_as_a_whole() -> None:
+    arms = rates(route_4=20.0, pd_1p3d=9.0, pd_2p2d=7.0)
+    compare = comparing(pd_1p3d__pd_2p2d=BETTER)
+    (line,) = suggestion_text(saturated(40.0, 12.0), arms, compare=compare, measured={"pd_2p2d": (7.0, 8.0)})
+    assert line == (
+        f"{SAID}without a bound on TTFT or TPOT saturated instances predict 1P3D 10, 2P2D 8.57, 3P1D 4.29 requests/s; 1P3D is "
+        "suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D. 1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d. "
+        "The prediction for pd_2p2d, 8.57, lies above its measured interval [7, 8]."
+    )
+    (alone,) = suggestion_text(saturated(40.0, 12.0), arms)
+    assert alone.endswith("1P3D is neither confirmed nor refuted: nothing shows whether pd_1p3d or pd_2p2d is better.")
 
 
 def test_costs_at_the_rate_that_is_held() -> None:
