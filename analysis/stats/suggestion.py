@@ -115,6 +115,8 @@ def judgement(suggestion: Suggestion, capacities: Mapping[str, float], compare: 
     if suggestion.best is None:
         return ""
     name = suggestion.best.name
+    if len(suggestion.splits) == 1:
+        return f"Two instances have no other split than {name}."
     mine, others = ([arm for arm in capacities if (split_of(arm) == name) is is_it] for is_it in (True, False))
     if not mine:
         return f"{name} was not measured, so that nothing confirms or refutes it."

@@ -231,7 +231,7 @@ class Schedule:
                 self.values[record.arm, setting][metric].append(value)
 
     def _learn_saturated(self, record: Measurement) -> None:
-        """What one instance of the arm did; nothing of an arm with P/D, or where no request was answered."""
+        """What one of the instances of a plain arm did; nothing where no request was answered."""
         instances = next((arm.arm.topology.route for arm in self.arms if arm.arm.name == record.arm), None)
         if instances and (rate := record.metrics["request_throughput_per_s"]):
             self.answers[record.arm, record.point["id"]] = Answers(rate / instances, record.metrics.get("mean_tpot_ms"))

@@ -59,12 +59,13 @@ def test_a_plan_with_a_search_tells_its_sweeps_and_not_every_rate(make_config: M
     config = with_splits(make_config({"splits": True, "workload.search": search, "workload.duration_s": 60.0,
                                       "slo": c.Slo("chat", ttft_ms=1000), "workload.repeats": 3}))  # fmt: skip
     text = plan_text(make_outline(config))
-    assert "about 14 points each" in text.splitlines()[0]
+    assert "about 15 points each" in text.splitlines()[0]
     said = text[text.index("sent at once") :].splitlines()
-    assert [line.partition(",")[0] for line in said[1:3]] == [
+    assert [line.partition(",")[0] for line in said[1:4]] == [
         "  i128-o1-rinf-cinf-rep0             1024 prompts", "  i128-o32-rinf-cinf-rep0            1024 prompts",
+        "  i128-o32-rinf-c16-rep0             64 prompts",
     ]  # fmt: skip
-    assert said[3] == (
+    assert said[4] == (
         "128 tokens in, 32 out, random: 21 rates from 1 to 86.7 requests/s (60 to 5202 prompts), of which each arm measures what "
         "leads to the highest that keeps slo=chat, 3 times"
     )
