@@ -81,7 +81,7 @@ def suggest(one: Saturated, instances: int, *, limits: Limits) -> Suggestion:
     if instances < 2:
         raise ValueError(f"instances={instances}: P/D needs two at least, one for each role")
     prefill, decode = prefill_of(one, limits), decode_of(one, limits)
-    splits = tuple(_split(prefill, decode, (p, instances - p)) for p in range(1, instances))
+    splits = tuple(_split(prefill, decode, counts=(p, instances - p)) for p in range(1, instances))
     if min(prefill.value, decode.value) <= 0:
         return Suggestion(splits, None, (), prefill, decode, one.knows_tpot)
     best = splits[best_prefill(instances, prefill.value, decode.value) - 1]
@@ -105,7 +105,7 @@ def decode_of(one: Saturated, limits: Limits) -> Bounded:
     return over(rate, one.prompts_per_s, one.whole_per_s, *(known if one.knows_tpot else []))
 
 
-def _split(prefill_per_s: Bounded, decode_per_s: Bounded, counts: tuple[int, int]) -> Split:
+def _split(prefill_per_s: Bounded, decode_per_s: Bounded, *, counts: tuple[int, int]) -> Split:
     ahead, behind = prefill_per_s * exact(counts[0]), decode_per_s * exact(counts[1])
     bound = EITHER if ahead.overlaps(behind) else PREFILL if ahead.value < behind.value else DECODE
     return Split(*counts, least(ahead, behind), bound)

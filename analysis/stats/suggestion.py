@@ -31,13 +31,13 @@ def suggestions(used: pd.DataFrame, limits: Limits) -> dict[tuple[int, int], Sug
     for _, rows in lone.groupby(["instances", "input_len"]):
         count, inputs = int(rows["instances"].iloc[0]), int(rows["input_len"].iloc[0])
         for length, whole in rows[rows["output_len"] > 1].groupby("output_len"):
-            one = _one_instance(rows[rows["output_len"] == 1], whole, count)
+            one = _one_instance(rows[rows["output_len"] == 1], whole, count=count)
             if count >= 2 and one:
                 out[inputs, int(str(length))] = suggest(one, count, limits=limits)
     return out
 
 
-def _one_instance(prompts: pd.DataFrame, whole: pd.DataFrame, count: int) -> Saturated | None:
+def _one_instance(prompts: pd.DataFrame, whole: pd.DataFrame, *, count: int) -> Saturated | None:
     """What one of the plain arm's `count` instances does; None where prompts alone, or whole answers at once, are not known."""
     is_bound = whole["max_concurrency"] < float("inf")
     at_once, few = whole[~is_bound], whole[is_bound]
@@ -79,7 +79,7 @@ def suggestion_text(
         mine = rates[(rates["input_len"] == inputs) & (rates["output_len"] == outputs) & rates["disaggregated"].astype(bool)]
         best = mine.groupby("series")["capacity_per_s"].max()
         said = [f"{inputs} tokens in, {outputs} out: {prediction_text(suggestion, bounds)}"]
-        said += [judgement(suggestion, {str(arm): float(rate) for arm, rate in best.items()}, compare)]
+        said += [judgement(suggestion, {str(arm): float(rate) for arm, rate in best.items()}, compare=compare)]
         said += list(misses(suggestion, measured or {}))
         lines.append(" ".join(each for each in said if each))
     return lines
@@ -92,12 +92,7 @@ def prediction_text(suggestion: Suggestion, slo: Slo) -> str:
     said = f"for {' and '.join(heeded)}" if heeded else "without a bound on TTFT or TPOT"
     said += f" saturated instances predict {splits} requests/s; "
     said += f"{suggestion.best.name} is suggested." if suggestion.best else f"{_who_cannot(suggestion)} cannot meet the SLO."
-    others = [split.name for split in suggestion.candidates if split is not suggestion.best]
-    said += f" By the intervals of what was measured {_listed(others, 'or')} may be the best instead." if others else ""
-    if suggestion.best:
-        limited = {side: [s.name for s in suggestion.splits if s.bound == side] for side in (PREFILL, DECODE, EITHER)}
-        sides = ", ".join(f"{side} limits {_listed(names)}" for side, names in limited.items() if names)
-        said += f" {sides[0].upper()}{sides[1:]}."
+    said += _sides(suggestion)
     if "tpot_ms" in slo and not suggestion.knows_tpot:
         said += " No record shows the time per token with few requests in flight, so the prediction knows no TPOT."
     if left := {name: bound for name, bound in slo.items() if name not in HEEDED}:
@@ -110,31 +105,46 @@ def _who_cannot(suggestion: Suggestion) -> str:
     return " and ".join(who for who, per_s in sides.items() if per_s.value <= 0)
 
 
-def judgement(suggestion: Suggestion, capacities: Mapping[str, float], compare: Compare) -> str:
+def _sides(suggestion: Suggestion) -> str:
+    """Which other splits may be the best, and which side limits each split; nothing where no split meets the SLO."""
+    if not suggestion.best:
+        return ""
+    others = [split.name for split in suggestion.candidates if split is not suggestion.best]
+    said = f" By the intervals of what was measured {_listed(others, 'or')} may be the best instead." if others else ""
+    limited = {side: [s.name for s in suggestion.splits if s.bound == side] for side in (PREFILL, DECODE, EITHER)}
+    sides = ", ".join(f"{side} limits {_listed(names)}" for side, names in limited.items() if names)
+    return f"{said} {sides[0].upper()}{sides[1:]}."
+
+
+def judgement(suggestion: Suggestion, capacities: Mapping[str, float], *, compare: Compare) -> str:
     """Whether the measured arms confirm the suggested split. `capacities`: P/D arm → its highest capacity, 0 where it has none."""
     if suggestion.best is None:
         return ""
     name = suggestion.best.name
+    mine, others = ([arm for arm in capacities if (split_of(arm) == name) is is_it] for is_it in (True, False))
     if len(suggestion.splits) == 1:
         return f"Two instances have no other split than {name}."
-    mine, others = ([arm for arm in capacities if (split_of(arm) == name) is is_it] for is_it in (True, False))
     if not mine:
         return f"{name} was not measured, so that nothing confirms or refutes it."
     if not others:
         return f"No other split than {name} was measured, so that nothing confirms or refutes it."
     if max(capacities.values()) <= 0:
         return f"No measured split meets the SLO, not even at the lowest rate, so that nothing confirms or refutes {name}."
-    said = {(arm, other): compare(arm, other) for arm in mine for other in others}
-    if better := [other for other in others if all(said[arm, other] == WORSE for arm in mine)]:
-        return f"{name} is refuted: {_listed(better)} {_is(better)} shown better than {_listed(mine)}."
-    open_ = [other for other in others if all(said[arm, other] != BETTER for arm in mine)]
-    if not open_:
-        return f"{name} is confirmed: {_listed(others)} {_is(others)} shown worse than {_listed(mine)}."
-    overlap = [other for other in open_ if all(said[arm, other] == SAME for arm in mine)]
-    unknown = [other for other in open_ if other not in overlap]
+    return f"{name} is {_compared(mine, others, compare=compare)}."
+
+
+def _compared(mine: Sequence[str], others: Sequence[str], *, compare: Compare) -> str:
+    """`confirmed: …`, `refuted: …` or `neither …` of the suggested split, which is as good as the best of its arms, `mine`."""
+    said = {other: {compare(arm, other) for arm in mine} for other in others}
+    if better := [other for other in others if said[other] == {WORSE}]:
+        return f"refuted: {_listed(better)} {_is(better)} shown better than {_listed(mine)}"
+    if all(BETTER in words for words in said.values()):
+        return f"confirmed: {_listed(others)} {_is(others)} shown worse than {_listed(mine)}"
+    overlap = [other for other in others if said[other] == {SAME}]
+    unknown = [other for other in others if BETTER not in said[other] and other not in overlap]
     reasons = [f"the intervals of {_listed([*mine, *overlap])} overlap"] if overlap else []
     reasons += [f"nothing shows whether {_listed(mine)} or {_listed(unknown, 'or')} is better"] if unknown else []
-    return f"{name} is neither confirmed nor refuted: {', and '.join(reasons)}."
+    return f"neither confirmed nor refuted: {', and '.join(reasons)}"
 
 
 def misses(suggestion: Suggestion, measured: Measured) -> Iterator[str]:

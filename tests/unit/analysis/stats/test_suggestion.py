@@ -166,14 +166,14 @@ def test_a_run_names_its_slo_itself(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_only_intervals_confirm_or_refute_it(capacities: dict[str, float], compared: dict[str, str], said: str) -> None:
-    assert judgement(SPLITS, capacities, comparing(**compared)) == said
+    assert judgement(SPLITS, capacities, compare=comparing(**compared)) == said
 
 
 def test_nothing_is_judged_where_nothing_is_suggested() -> None:
     alone = suggest(Saturated(within(10.0, 0.1), within(2.5, 0.1), 256), 2, limits=NO_LIMITS)
-    assert judgement(alone, {"pd_1p1d": 9.0}, comparing()) == "Two instances have no other split than 1P1D."
+    assert judgement(alone, {"pd_1p1d": 9.0}, compare=comparing()) == "Two instances have no other split than 1P1D."
     none = replace(SPLITS, best=None)
-    assert judgement(none, {"pd_1p3d": 9.0, "pd_2p2d": 7.0}, comparing()) == ""
+    assert judgement(none, {"pd_1p3d": 9.0, "pd_2p2d": 7.0}, compare=comparing()) == ""
 
 
 @pytest.mark.parametrize(
