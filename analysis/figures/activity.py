@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.figures.breakdown import PART_STYLE
-from analysis.figures.by_workload import caption_of
+from analysis.figures.captions import caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import fixed_text
 from analysis.figures.style import SCREEN, Style, canvas

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.figures import activity, breakdown, crossover, distributions, goodput, latency, panels
-from analysis.figures.by_workload import MAX_PANELS, QUANTITIES, draw, require_used
+from analysis.figures.by_workload import MAX_PANELS, QUANTITIES, by_gpu, draw, require_used
 from analysis.figures.figure_files import Drawing
 from analysis.figures.style import SCREEN, Style
 from analysis.load import request_files
 from analysis.load.frame import SETTING
-from analysis.load.slo import EXAMPLE, Slo
+from analysis.load.slo import EXAMPLE, Slo, slo_text
 from analysis.stats import metrics, repeats, timeline
 from analysis.stats.repeats import evenly_spaced
 from pdslurm.records.measurement import BINS_PER_DECADE
@@ -40,7 +40,7 @@ WORDS = {"ttft": "TTFT", "e2el": "E2E latency", "itl": "ITL"}
 def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None) -> Iterator[tuple[str, Drawing | str]]:
     """The name of each figure with the figure, or with what it needs and the records do not have. Raises ResultsError when no
     record is fit to be drawn, or a file behind a record cannot be read."""
-    judged = repeats.judge(frame)
+    judged = panels.set_apart(by_gpu(repeats.judge(frame))).assign(slo=slo_text(slo) if slo else "")
     require_used(judged)
     found = panels.panels(judged)
     for quantity in QUANTITIES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -77,19 +77,37 @@ def set_arms(ax: Axes, labels: list[str], characters: int) -> None:
     ax.set_xticklabels(labels if fit else [""] * len(labels))
 
 
-def set_y(ax: Axes, ticks: int) -> None:
-    """From zero, with at most so many ticks and thousands set apart (as 10k where room for ticks is small)."""
-    top = ax.dataLim.y1
-    ax.set_ylim(0, 1.08 * top if math.isfinite(top) and top > 0 else 1)
+def top_of(axes: Iterable[Axes]) -> float:
+    """The highest value that is drawn in any of the axes; 0 where nothing is."""
+    return max((ax.dataLim.y1 for ax in axes if math.isfinite(ax.dataLim.y1)), default=0.0)
+
+
+def set_y(ax: Axes, ticks: int, top: float) -> None:
+    """From zero to `top`, with at most so many ticks and thousands set apart (as 10k where room for ticks is small)."""
+    ax.set_ylim(0, 1.08 * top if top > 0 else 1)
     ax.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}") if ticks > SHORT_BELOW else FuncFormatter(short_text))
     _grid(ax)
 
 
-def set_plain_x(ax: Axes, ticks: int) -> None:
-    """From zero, or from what lies below it, not logarithmic."""
-    top, low = ax.dataLim.x1, ax.dataLim.x0
-    ax.set_xlim(1.06 * low if math.isfinite(low) and low < 0 else 0, 1.06 * top if math.isfinite(top) and top > 0 else 1)
+def set_share_y(ax: Axes, ticks: int) -> None:
+    """From 0 to 1, which is the whole."""
+    ax.set_ylim(0, 1.03)
+    ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1] if ticks <= SHORT_BELOW else [0, 0.2, 0.4, 0.6, 0.8, 1]))
+    ax.yaxis.set_major_formatter(FuncFormatter(short_text))
+    _grid(ax)
+
+
+def set_plain_x(axes: Sequence[Axes], ticks: int) -> None:
+    """The same for all of the axes: from zero, or from what lies below it, not logarithmic."""
+    top = max((ax.dataLim.x1 for ax in axes if math.isfinite(ax.dataLim.x1)), default=0.0)
+    low = min((ax.dataLim.x0 for ax in axes if math.isfinite(ax.dataLim.x0)), default=0.0)
+    for ax in axes:
+        ax.set_xlim(1.06 * low if low < 0 else 0, 1.06 * top if top > 0 else 1)
+        _plain_ticks(ax, ticks)
+
+
+def _plain_ticks(ax: Axes, ticks: int) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(min(ticks, 6), steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(short_text))
 

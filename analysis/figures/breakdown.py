@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import axis
-from analysis.figures.by_workload import bars_text, caption_of, scale
+from analysis.figures.by_workload import scale
+from analysis.figures.captions import bars_text, caption_of
 from analysis.figures.distributions import shown_settings
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import settings_titles
@@ -31,10 +32,12 @@ PART_STYLE = {
     "transfer": ("KV transfer", "#AA3377", "\\\\\\\\"),
     "first_decode": ("first decode step", "#88CCEE", "----"),
 }
-REST = "router and HTTP / unexplained"
+REST = "router, HTTP, unknown"
 REST_HOW: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.35", "hatch": "xxxx", "linewidth": 0.8}
 MEASURED_HOW: dict[str, Any] = {"color": "black", "marker": "|", "markersize": 9, "markeredgewidth": 1.6, "linestyle": "none"}
 ROW, AROUND = 0.25, 0.62  # inches: of a bar, of a panel beside its bars
+APART = 8.0  # one scale for all panels would leave a panel whose bars are so much shorter than another's unreadable
+OWN_SCALES = "Each panel has a scale of its own, for their times differ too much for one"
 
 
 def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
@@ -55,25 +58,29 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     wrong = f"In {repeats.plural(below, 'bar')} a part came out below 0, which no time can be: it lies left of 0" if below else ""
     old = "Older records do not tell the API server's time from the scheduler's queue" if shown[TTFT_UNSPLIT].any() else ""
     rows = used.merge(drawn, on=list(SETTING))
-    caption = caption_of(
-        judged, rows, bars_text(shown["n"]), more, wrong, old, skipped=len(parts[list(SETTING)].drop_duplicates()) - len(drawn)
-    )
+    highest = shown.groupby(list(SETTING))["mean"].max()
+    is_own = bool(highest.max() > APART * highest.min())
+    said = (bars_text(shown["n"]), OWN_SCALES if is_own else "", more, wrong, old)
+    caption = caption_of(judged, rows, *said, skipped=len(parts[list(SETTING)].drop_duplicates()) - len(drawn))
+    factor, unit = scale(shown["mean"], "ms")
     with mpl.rc_context(style.rc):
         heading = "What the mean TTFT consists of: shorter is better"
         columns = 1 if max(map(len, order)) > (18 if style.explains else 8) else 2
         lines = style.wrapped(caption, min(columns, len(drawn)))
         heights = [AROUND + ROW * len(order)] * -(-len(drawn) // columns)
-        figure, axes = canvas(style, heading, legend(shown), lines, panels=len(drawn), columns=columns, heights=heights)
         room = style.title_for(min(columns, len(drawn))) - (max(map(len, order)) if columns == 1 else 0)
         titles = settings_titles(drawn, room, brief=not style.explains)
+        figure, axes = canvas(
+            style, heading, legend(shown), lines, panels=len(drawn), columns=columns, heights=heights, titles=titles
+        )
         for i, (ax, (_, panel)) in enumerate(zip(axes, shown.groupby(list(SETTING)), strict=True)):
-            factor, unit = scale(panel["mean"], "ms")
             draw_bars(ax, panel.set_index("series").reindex(order), factor)
             ax.set_title(titles[i], loc="left")
-            axis.set_plain_x(ax, style.y_ticks)
             ax.set_yticks(range(len(order)), order if i % columns == 0 else [""] * len(order))
             ax.invert_yaxis()
             ax.set_xlabel(f"Mean TTFT ({unit})")
+        for together in [[ax] for ax in axes] if is_own else [axes]:
+            axis.set_plain_x(together, style.y_ticks)
     return style.drawing(figure, caption)
 
 

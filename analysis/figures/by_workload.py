@@ -1,26 +1,25 @@
-"""Loaded records in, seed 004's four figures and TPOT's out: a panel for each thing that the workload varied, a line an arm.
+"""Loaded records in, seed 004's four figures, TPOT's and throughput by GPU out: a panel for each thing that the workload varied, a
+line an arm.
 
-No file is read. Nothing is computed here but mean and spread over repeats; what was left out and what the bars are stands in the
-caption."""
+No file is read. Nothing is computed here but mean and spread over repeats and a quotient; what was left out and what the bars are
+stands in the caption."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import pandas as pd
 
+from analysis.figures.captions import bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.line_charts import Cell, draw_cells
-from analysis.figures.panels import Panel, fixed_text, title
+from analysis.figures.panels import Panel, title
 from analysis.figures.style import SCREEN, Style, series_styles
 from analysis.load.frame import SETTING
 from analysis.stats import repeats
 from analysis.stats.repeats import evenly_spaced
 from pdslurm.errors import ResultsError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Quantity:
 
 QUANTITIES = (
     Quantity("throughput", "output_throughput_tok_s", "Output token throughput", "Output throughput", "tokens/s", "higher"),
+    Quantity("throughput_per_gpu", "output_tok_s_per_gpu", "Output throughput by GPU", "Output", "tokens/s/GPU", "higher"),
     Quantity("request_throughput", "request_throughput_per_s", "Request throughput", "Request throughput", "requests/s", "higher"),
     Quantity("ttft", "mean_ttft_ms", "Mean time to first token (TTFT)", "Mean TTFT", "ms", "lower"),
     Quantity("tpot", "mean_tpot_ms", "Mean time per output token (TPOT)", "Mean TPOT", "ms", "lower"),
@@ -45,12 +45,6 @@ QUANTITIES = (
 )
 MAX_PANELS = 6  # three rows: what fits on a page with its caption
 SECONDS_FROM_MS = 2000.0
-PACED = ("trace", "ramp")  # in the words of a load: without a request rate its requests still are not sent all at once
-BARS = {
-    "interval": "95 % t interval of the mean (3 repeats or more)",
-    "range": "smallest to largest (2 repeats)",
-    "none": "no bar (1 repeat)",
-}
 
 
 def require_used(judged: pd.DataFrame) -> None:
@@ -62,8 +56,14 @@ def require_used(judged: pd.DataFrame) -> None:
     raise ResultsError(f"nothing to draw: {repeats.left_out_text(judged)}{why}. `python -m analysis table RUN` lists them")
 
 
+def by_gpu(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged records with `output_tok_s_per_gpu`, which QUANTITIES show."""
+    return judged.assign(output_tok_s_per_gpu=judged["output_throughput_tok_s"] / judged["gpus"])
+
+
 def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style: Style = SCREEN, note: str = "") -> Drawing:
-    """One figure of one quantity, from judged records (repeats.judge) and their panels; `note` opens the caption."""
+    """One figure of one quantity, from judged records (repeats.judge, by_gpu) and their panels; `note` opens the caption. Where a
+    throughput was offered rather than reached, the heading ranks nothing."""
     drawn = evenly_spaced(found, MAX_PANELS)
     used = judged[judged["use"] == "used"]
     factor, unit = scale(used[quantity.metric], quantity.unit)
@@ -71,17 +71,21 @@ def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style
     titles = [title(panel, found, style.title_for(len(drawn)), brief=not style.explains) for panel in drawn]
     cells = [Cell(panel, means(panel, quantity.metric), said, label, factor) for panel, said in zip(drawn, titles, strict=True)]
     shown = rows_of(drawn)
-    counts = repeats.aggregate(shown[shown["use"] == "used"], quantity.metric, ("series", *SETTING))["n"]
-    unknown = int(shown.loc[shown["use"] == "used", quantity.metric].isna().sum())
+    mine = shown[shown["use"] == "used"]
+    counts = repeats.aggregate(mine, quantity.metric, ("series", *SETTING))["n"]
+    unknown = int(mine[quantity.metric].isna().sum())
+    is_offered = len(repeats.telling(mine, quantity.metric)) < len(mine)
     caption = caption_of(
         judged,
         shown,
         note or quantity.note,
+        repeats.OFFERED.rstrip(".") if is_offered else "",
         bars_text(counts) if len(counts) else "",
         after=f"{unknown} valid without this number" if unknown else "",
         skipped=len(found) - len(drawn),
     )
-    return draw_cells(style, f"{quantity.heading}: {quantity.better} is better", series_styles(judged, style), cells, caption)
+    heading = quantity.heading if is_offered else f"{quantity.heading}: {quantity.better} is better"
+    return draw_cells(style, heading, series_styles(judged, style), cells, caption)
 
 
 def means(panel: Panel, metric: str) -> pd.DataFrame:
@@ -98,41 +102,3 @@ def rows_of(drawn: Sequence[Panel]) -> pd.DataFrame:
 def scale(values: pd.Series[float], unit: str) -> tuple[float, str]:
     """What values are multiplied with, and the unit that then stands on the axis."""
     return (0.001, "s") if unit == "ms" and values.max() >= SECONDS_FROM_MS else (1.0, unit)
-
-
-def caption_of(judged: pd.DataFrame, rows: pd.DataFrame, *sentences: str, after: str = "", skipped: int = 0) -> str:
-    """What a reader must know beside the drawing of `rows`: whether a run was withdrawn, sentences of its own, then
-    load, how many of the tries are valid, and cautions."""
-    cautions = repeats.cautions(judged)
-    said: Iterable[str] = (
-        repeats.withdrawn_text(judged),
-        *sentences,
-        load_text(rows),
-        repeats.left_out_text(judged),
-        after,
-        f"{skipped} more panels are not drawn; choose with --only, or give fewer runs" if skipped else "",
-        "Cautions: " + "; ".join(cautions) if cautions else "",
-    )
-    return " ".join(f"{sentence}." for sentence in said if sentence)
-
-
-def bars_text(counts: pd.Series[int], what: str = "Mean") -> str:
-    """What a marker and a bar are, for the numbers of repeats that occur."""
-    kinds = dict.fromkeys(repeats.kind(int(n)) for n in sorted(counts.unique(), reverse=True))
-    if list(kinds) == ["none"]:
-        return "1 repeat per point, so its spread is not known and no bars are drawn"
-    return f"{what} of {repeats.repeats_text(counts)}; bars: " + ", ".join(BARS[kind] for kind in kinds)
-
-
-def load_text(rows: pd.DataFrame) -> str:
-    """The load that all panels share: how many requests there are, how they arrive, how many are in flight."""
-    low, high = rows["num_prompts"].min(), rows["num_prompts"].max()
-    prompts = f"{low} prompts a measurement" if low == high else f"{low} to {high} prompts a measurement"
-    loads = rows["load"].unique()
-    words = f"load: {loads[0]}" if len(loads) == 1 and loads[0] != "random" else ""
-    bounds = ["request_rate", "max_concurrency"]
-    if (rows[bounds] == float("inf")).all(axis=None):
-        paced = any(word in load for load in loads for word in PACED)
-        return ", ".join(filter(None, [prompts, words, "" if paced else "all sent at once"]))
-    shared = [fixed_text(name, rows[name].iloc[0]) for name in bounds if rows[name].nunique() == 1]
-    return ", ".join(filter(None, [prompts, words, *shared]))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures.axis import value_text
-from analysis.figures.by_workload import caption_of
+from analysis.figures.captions import caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import NAMES
 from analysis.figures.style import SCREEN, Style, canvas

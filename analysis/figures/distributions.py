@@ -8,13 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import axis
-from analysis.figures.by_workload import caption_of
+from analysis.figures.captions import BOOTSTRAP, bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, series_styles
 from analysis.load.frame import SETTING
-from analysis.stats import metrics, repeats
+from analysis.stats import metrics
 from analysis.stats.repeats import evenly_spaced
+from pdslurm.records.t_interval import MIN_REPEATS
 
 MARKED = (0.50, 0.95, 0.99)
 TAIL = 1.5  # how far past the last mark the axis goes at least
@@ -40,39 +41,43 @@ def cdf(
     settings = settings or len(used[list(SETTING)].drop_duplicates())
     rows = used.reset_index().merge(drawn, on=list(SETTING)).set_index("index")
     counts = rows.groupby(["series", *SETTING]).size()
-    said = "Markers: median, 95th and 99th percentile, with their 95 % bootstrap intervals over repeats and values"
-    caption = caption_of(judged, rows, f"All values of {repeats.repeats_text(counts)}", said, note, skipped=settings - len(drawn))
+    said = bars_text(counts, "Markers: median, 95th and 99th percentile of all values", BOOTSTRAP)
+    caption = caption_of(judged, rows, said, note, skipped=settings - len(drawn))
     shown = {label: line_style for label, line_style in series_styles(judged, style).items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):
         heading = f"Distribution of {what}: left is better"
-        figure, axes = canvas(style, heading, handles_of(shown), style.wrapped(caption, len(drawn)), panels=len(drawn))
         titles = settings_titles(drawn, style.title_for(len(drawn)), brief=not style.explains)
+        lines = style.wrapped(caption, len(drawn))
+        figure, axes = canvas(style, heading, handles_of(shown), lines, panels=len(drawn), titles=titles)
+        ends = []
         for i, (ax, (_, part)) in enumerate(zip(axes, rows.groupby(list(SETTING)), strict=True)):
-            draw_functions(ax, part, per_decade, shown, style.digit[len(drawn) > 1])
+            ends += draw_functions(ax, part, per_decade, shown)
             ax.set_title(titles[i], loc="left")
             if i % 2 == 0:
                 ax.set_ylabel("Share at most so large" if style.explains else "Share")
             if style.explains or i + 2 >= len(drawn):
                 ax.set_xlabel(f"{what} (ms)")
+        for ax in axes:
+            axis.set_log_x(ax, min(low for low, _ in ends), max(high for _, high in ends), style.digit[len(drawn) > 1])
+            axis.set_share_y(ax, style.y_ticks)
     return style.drawing(figure, caption)
 
 
-def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, SeriesStyle], digit: float) -> None:
-    """One line for each series, marked at its percentiles; the axis starts where the first per cent of values lies."""
+def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, SeriesStyle]) -> list[tuple[float, float]]:
+    """One line for each series, marked at its percentiles, with bars from three repeats on. Returns where each line begins, at the
+    first per cent of its values, and ends."""
     ends = []
     for label, mine in rows.groupby("series"):
         line_style, repeats = shown[str(label)], list(mine["bins"])
+        is_spread_known = len(repeats) >= MIN_REPEATS
         line = metrics.cdf(repeats, per_decade)
         how = line_style.of_line()
         ax.plot(line["ms"], line["share"], label=str(label), **{**how, "marker": None})
         marks = np.array([metrics.quantile(repeats, per_decade, q) for q in MARKED])
-        ax.errorbar(
-            marks[:, 0], MARKED, xerr=(marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0]), fmt="none", **line_style.of_bars()
-        )
+        if is_spread_known:
+            around = (marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0])
+            ax.errorbar(marks[:, 0], MARKED, xerr=around, fmt="none", **line_style.of_bars())
         ax.plot(marks[:, 0], MARKED, **{**how, "linestyle": "none"})
         first = line["ms"][line["share"] >= 0.01].iloc[0]
-        ends.append((min(first, marks[0, 0] / TAIL), max(marks[-1, 0], marks[-1, 2]) * TAIL))
-    axis.set_log_x(ax, min(low for low, _ in ends), max(high for _, high in ends), digit)
-    ax.set_ylim(0, 1.03)
-    ax.grid(axis="y", color="0.88", linewidth=0.6)
-    ax.set_axisbelow(True)
+        ends.append((min(first, marks[0, 0] / TAIL), max(marks[-1, 0], marks[-1, 2] if is_spread_known else 0.0) * TAIL))
+    return ends

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures import axis
-from analysis.figures.by_workload import Quantity, bars_text, caption_of, draw, rows_of
+from analysis.figures.by_workload import Quantity, draw, rows_of
+from analysis.figures.captions import bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import Panel, settings_titles
 from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, label_side, series_styles
@@ -57,9 +58,9 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     with mpl.rc_context(style.rc):
         handles = [*handles_of(shown), Line2D([], [], **FRONT)]
         heading = "Tokens/s by GPU and for a user: up and right is better"
-        figure, axes = canvas(style, heading, handles, style.wrapped(caption, len(drawn)), panels=len(drawn))
+        figure, axes = canvas(style, heading, handles, style.wrapped(caption, len(drawn)), panels=len(drawn), titles=titles)
         for i, (panel, ax) in enumerate(zip(drawn, axes, strict=True)):
-            draw_tradeoff(ax, panel, shown, style)
+            draw_tradeoff(ax, panel, shown)
             ax.set_title(titles[i], loc="left")
             if not style.explains:
                 label_side(figure, GPU)
@@ -67,24 +68,26 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
                 ax.set_ylabel(GPU)
             if style.explains or i + 2 >= len(drawn):
                 ax.set_xlabel(USER if style.explains or len(drawn) == 1 else SHORT_USER)
+        axis.set_plain_x(axes, style.y_ticks)
+        for ax in axes:
+            axis.set_y(ax, style.y_ticks, axis.top_of(axes))
     return style.drawing(figure, caption)
 
 
-def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, SeriesStyle], style: Style) -> None:
+def draw_tradeoff(ax: Axes, panel: pd.DataFrame, shown: dict[str, SeriesStyle]) -> None:
     """The points of one pair of lengths, and the front over those that were measured, as a step: what lies left and below is no
     better in either."""
     measured = panel[~panel["series"].map(lambda label: shown[label].hollow)]
     best = metrics.front(panel if measured.empty else measured)
     ax.step([0, *best["mean_x"], best["mean_x"].iloc[-1]], [best["mean_y"].iloc[0], *best["mean_y"], 0], where="pre", **FRONT)
-    # An arm's points differ in rate or in concurrency; those that differ in both are not joined.
-    joined = panel.assign(at=panel["max_concurrency"].where(panel["request_rate"] < math.inf, 0))
-    for (label, _), mine in joined.groupby(["series", "at"]):
+    # An arm's points differ in rate or in concurrency; those that differ in both, or in neither, are not joined.
+    ordered_all = panel.sort_values(["request_rate", "max_concurrency", "num_prompts"])
+    again = ordered_all.groupby(["series", "request_rate", "max_concurrency"]).cumcount()
+    joined = ordered_all.assign(at=ordered_all["max_concurrency"].where(ordered_all["request_rate"] < math.inf, 0), again=again)
+    for (label, _, _), ordered in joined.groupby(["series", "at", "again"]):
         line_style = shown[str(label)]
-        ordered = mine.sort_values(["request_rate", "max_concurrency", "num_prompts"])
         ax.plot(ordered["mean_x"], ordered["mean_y"], label=str(label), **line_style.of_line(len(ordered)))
         known = ordered.dropna(subset=["low_x", "low_y"])
         ends = {end: (known[f"mean_{end}"] - known[f"low_{end}"], known[f"high_{end}"] - known[f"mean_{end}"]) for end in "xy"}
         bars = line_style.of_bars(len(ordered))
         ax.errorbar(known["mean_x"], known["mean_y"], xerr=ends["x"], yerr=ends["y"], fmt="none", **bars)
-    axis.set_plain_x(ax, style.y_ticks)
-    axis.set_y(ax, style.y_ticks)

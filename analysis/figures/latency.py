@@ -7,19 +7,20 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from analysis.figures.by_workload import MAX_PANELS, bars_text, caption_of, means, rows_of, scale
+from analysis.figures.by_workload import MAX_PANELS, means, rows_of, scale
+from analysis.figures.captions import BOOTSTRAP, bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.line_charts import Cell, Reference, draw_cells
 from analysis.figures.panels import Panel, title
 from analysis.figures.style import SCREEN, SeriesStyle, Style, series_styles
 from analysis.load.request_files import FINE
-from analysis.stats import metrics, repeats
+from analysis.stats import metrics
 from analysis.stats.repeats import evenly_spaced
+from pdslurm.records.t_interval import MIN_REPEATS
 
 LATENCIES = {"ttft": "TTFT", "e2el": "E2E latency"}
 SHARES = {"p50": (0.50, "Median"), "p95": (0.95, "95th percentile")}
 SETTINGS = 2  # by concurrency, each of them in four panels
-BOOTSTRAP = "bars: 95 % bootstrap interval over repeats and requests"
 FLOOR = {"color": "0.72", "linewidth": 4.0, "zorder": 1.5, "solid_capstyle": "round"}
 FLOOR_BARS = {"ecolor": "0.5", "elinewidth": 1.0, "capsize": 2.5, "zorder": 1.6}
 FLOOR_LABEL = "floor: {}"
@@ -45,17 +46,21 @@ def of_concurrency(judged: pd.DataFrame, reduced: pd.DataFrame, found: Sequence[
                 mine = panel.rows[panel.rows["use"] == "used"]
                 by = ["series", panel.x]
                 points = (
-                    metrics.percentiles(mine, reduced[f"{what}_bins"], FINE, q, by)
+                    without_bars(metrics.percentiles(mine, reduced[f"{what}_bins"], FINE, q, by))
                     if pooled
                     else means(panel, f"{share}_{what}_ms")
                 )
                 cells.append(Cell(panel, points, title(panel, found, characters, words, brief=brief), f"{name} ({unit})", factor))
     counts = pd.concat([means(panel, "duration_s") for panel in drawn])["n"]
-    bars = (
-        f"Percentiles over {repeats.repeats_text(counts)}; {BOOTSTRAP}" if pooled else bars_text(counts, "Mean of the percentile")
-    )
+    bars = bars_text(counts, "Percentile over all requests", BOOTSTRAP) if pooled else bars_text(counts, "Mean of the percentile")
     caption = caption_of(judged, rows_of(drawn), bars, skipped=len(found) - len(drawn))
     return draw_cells(style, "Latency against concurrency: lower is better", series_styles(judged, style), cells, caption)
+
+
+def without_bars(points: pd.DataFrame) -> pd.DataFrame:
+    """The points, of which those of fewer than three repeats have no ends: so few say too little of how repeats differ."""
+    enough = points["n"] >= MIN_REPEATS
+    return points.assign(low=points["low"].where(enough), high=points["high"].where(enough))
 
 
 def has_requests(rows: pd.DataFrame, reduced: pd.DataFrame, known: Sequence[str]) -> bool:

@@ -12,6 +12,9 @@ from typing import cast
 
 import pandas as pd
 
+from pdslurm.records.split_ratio import SATURATED
+
+CALIBRATION = "calibration"  # `use` of a valid record that a search was calibrated with, where others were swept
 # In the order of preference for the x axis, and in the order of the panels.
 DIMENSIONS = ("input_len", "output_len", "max_concurrency", "request_rate")
 ARMS = "series"  # the x axis of a workload with one setting: the arms themselves
@@ -22,6 +25,8 @@ NAMES = {  # in a title, on an axis, on a short axis
     "request_rate": ("Request rate", "Request rate (requests/s)", "Request rate (1/s)"),
     ARMS: ("One setting", "", ""),
 }
+
+FOLLOWED = ("max_concurrency", "request_rate")  # by the number of prompts, in a workload that lasts a given time
 
 Fixed = tuple[tuple[str, float | str], ...]
 
@@ -39,8 +44,21 @@ class Panel:
         return (*DIMENSIONS, ARMS).index(self.x), self.fixed
 
 
+def calibrates(judged: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a record belongs to the calibration of a search alone: all requests at once, prompts alone or whole answers. No
+    figure draws it together with what was swept. False everywhere where nothing else was measured."""
+    alone = judged["sweeps"].map(lambda sweeps: set(sweeps) == {SATURATED}).astype(bool)
+    return alone & (not alone.all())
+
+
+def set_apart(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged records, in which a used one that calibrates a search has the `use` CALIBRATION."""
+    return judged.assign(use=judged["use"].mask((judged["use"] == "used") & calibrates(judged), CALIBRATION))
+
+
 def panels(judged: pd.DataFrame) -> tuple[Panel, ...]:
     """The panels of all sweeps in all runs, in reading order. A sweep's shape is taken from all its records, failed ones too."""
+    judged = judged[~calibrates(judged)]
     members: dict[tuple[str, Fixed], set[Hashable]] = {}
     for x, rows in _by_sweep(judged):
         for fixed, part in _by_fixed(rows, x):
@@ -56,7 +74,8 @@ def panels(judged: pd.DataFrame) -> tuple[Panel, ...]:
 def over(judged: pd.DataFrame, x: str) -> tuple[Panel, ...]:
     """The panels that have `x` on their axis, whatever the sweeps varied most: every group of records that differ in it. Where some
     have three values or more, those with two are left out: they come from points that two sweeps of something else share."""
-    found = [panel for fixed, part in _by_fixed(judged, x) for panel in _by_prompts(x, fixed, part)]
+    swept = judged[~calibrates(judged)]
+    found = [panel for fixed, part in _by_fixed(swept, x) for panel in _by_prompts(x, fixed, part)]
     values = [panel.rows[x].nunique() for panel in found]
     least = min(3, max(values, default=0))
     kept = (panel for panel, count in zip(found, values, strict=True) if count >= max(2, least))
@@ -94,10 +113,10 @@ def varied_in(rows: pd.DataFrame) -> str | None:
 
 
 def _by_prompts(x: str, fixed: Fixed, rows: pd.DataFrame) -> list[Panel]:
-    """One panel, or one for each number of prompts when the same point was measured with several."""
-    at = "input_len" if x == ARMS else x
-    several = rows.groupby(at)["num_prompts"].nunique().max() > 1
-    if not several:
+    """One panel, or one for each number of prompts where x does not account for it: a higher rate sends more prompts in the same
+    time, but a longer prompt is no reason for another number of them."""
+    several = rows.groupby(x)["num_prompts"] if x in FOLLOWED else rows.assign(all=0).groupby("all")["num_prompts"]
+    if several.nunique().max() <= 1:
         return [Panel(x, fixed, rows)]
     return [Panel(x, (*fixed, ("num_prompts", float(n))), part) for n, part in rows.groupby("num_prompts")]  # type: ignore[arg-type]
 
@@ -123,12 +142,21 @@ def title(panel: Panel, among: Sequence[Panel], characters: int, what: str = "",
 
 
 def settings_titles(settings: pd.DataFrame, characters: int, *, brief: bool = False) -> list[str]:
-    """A title for each row of SETTING: both lengths, and whatever else the rows differ in. `brief`: without what has no bound."""
-    names = [name for name in map(str, settings) if name.endswith("_len") or settings[name].nunique() > 1]
-    said = (list(zip(names, row, strict=True)) for row in settings[names].itertuples(index=False))
-    return [
-        title_lines([fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf], characters) for row in said
-    ]
+    """A title for each row of SETTING: both lengths, and whatever else the rows differ in. `brief`: what they differ in alone, or
+    the lengths where there is nothing of the kind, and not what has no bound."""
+    apart = told_apart_by(settings)
+    names = [name for name in map(str, settings) if name in apart or (name.endswith("_len") and not (brief and apart))]
+    rows = [list(zip(names, row, strict=True)) for row in settings[names].itertuples(index=False)]
+    said = [[fixed_text(*one, brief=brief) for one in row if not brief or one[1] != math.inf] for row in rows]
+    return [title_lines(parts or [fixed_text(*row[0])], characters) for parts, row in zip(said, rows, strict=True)]
+
+
+def told_apart_by(settings: pd.DataFrame) -> list[str]:
+    """The columns in which settings differ, without the number of prompts where the others tell all of them apart."""
+    varied = [name for name in map(str, settings) if settings[name].nunique() > 1]
+    others = [name for name in varied if name != "num_prompts"]
+    is_enough = bool(others) and len(settings[others].drop_duplicates()) == len(settings.drop_duplicates())
+    return others if is_enough else varied
 
 
 def title_lines(parts: Sequence[str], characters: int) -> str:
@@ -162,4 +190,4 @@ def fixed_text(name: str, value: float | str, *, brief: bool = False) -> str:
     if name == "num_prompts":
         return f"{value:.0f} prompts"
     kind = name.removesuffix("_len")
-    return f"{kind} {value:.0f} tokens" if value else f"{kind} as in the data set"
+    return f"{kind} {value:.0f} token{'' if value == 1 else 's'}" if value else f"{kind} as in the data set"

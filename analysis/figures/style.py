@@ -49,6 +49,7 @@ PAPER_RC: Any = {
 DENSE = 24  # points on one line, past which full markers would hide it
 HEADING_SIZE, CAPTION_SIZE = 9.5, 6.5
 CAPTION_ROW, CAPTION_CHARACTER, GAP = 0.122, 0.0505, 0.07
+TITLE_ROW = 0.135  # inches: what a line more over a panel takes
 
 
 @dataclass(frozen=True)
@@ -186,17 +187,20 @@ def canvas(
     panels: int,
     columns: int = 2,
     heights: Sequence[float] = (),
+    titles: Sequence[str] = (),
     wide: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with heading, legend and caption in margins of their own, where they cover no data, and `panels` empty axes in so
-    many columns; `heights` of the rows where they are not the style's, `wide`: one column as wide as two."""
+    many columns; `heights` of the rows where they are not the style's, with `titles` of one line; `wide`: one column as wide as
+    two."""
     columns = min(columns, panels)
     rows = -(-panels // columns)
     width = style.width if wide else style.width_for(columns)
     legend_columns = columns_of([len(str(handle.get_label())) for handle in handles], style, width)
     top = style.heading + style.legend_row * -(-len(handles) // legend_columns) + GAP
     bottom = CAPTION_ROW * len(caption) + (2 * GAP if caption else 0.02)
-    heights = heights or [style.height] * rows
+    lines = [max((title.count("\n") for title in titles[i * columns : (i + 1) * columns]), default=0) for i in range(rows)]
+    heights = [height + TITLE_ROW * more for height, more in zip(heights or [style.height] * rows, lines, strict=True)]
     tall = sum(heights) + top + bottom
     engine = ConstrainedLayoutEngine(rect=(0, bottom / tall, 1, 1 - (top + bottom) / tall), wspace=0.06, hspace=0.06)
     figure = Figure(figsize=(width, tall), layout=engine)

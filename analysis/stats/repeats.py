@@ -70,19 +70,16 @@ def telling(used: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
     """Columns `by`, n, mean, low, high: over the repeats that know `metric`. low and high are the 95 % t interval of the mean from
-    3 repeats on, the smallest and largest of 2 repeats, and NaN for one: its spread is not known."""
+    3 repeats on, and NaN for fewer: two numbers do not tell how far a third lies from them."""
     grouped = used.dropna(subset=[metric]).groupby(list(by), sort=True)[metric]
-    out = grouped.agg(n="count", mean="mean", std="std", low="min", high="max").reset_index()
-    half = out["std"] * out["n"].map(lambda n: t_95(n - 1)) / out["n"] ** 0.5
-    interval, several = out["n"] >= MIN_REPEATS, out["n"] > 1
-    out["low"] = out["low"].where(~interval, out["mean"] - half).where(several)
-    out["high"] = out["high"].where(~interval, out["mean"] + half).where(several)
-    return out.drop(columns="std")
+    out = grouped.agg(n="count", mean="mean", std="std").reset_index()
+    half = (out["std"] * out["n"].map(lambda n: t_95(n - 1)) / out["n"] ** 0.5).where(out["n"] >= MIN_REPEATS)
+    return out.assign(low=out["mean"] - half, high=out["mean"] + half).drop(columns="std")
 
 
 def kind(n: int) -> str:
-    """What low and high of `aggregate` are for n repeats: interval, range or none."""
-    return "interval" if n >= MIN_REPEATS else "range" if n == 2 else "none"
+    """What low and high of `aggregate` are for n repeats: interval or none."""
+    return "interval" if n >= MIN_REPEATS else "none"
 
 
 def left_out(judged: pd.DataFrame) -> dict[str, int]:

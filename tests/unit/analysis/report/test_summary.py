@@ -29,7 +29,7 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
                 "512 pd 3 3.00 [-1.97, 7.97]",
                 "everywhere: input_len 512, request_rate inf, max_concurrency inf, num_prompts 24",
             ],
-            ["not a result"],
+            ["not a result", "(distinguishable"],
         ),
         (
             two_arms({"pd": [1.0], "route": [900.0]}),

@@ -17,7 +17,7 @@ from tests.unit.analysis.records_made import failed, invalid, record, write
     ("values", "expected"),
     [
         ((10.0,), (1, 10.0, math.nan, math.nan)),
-        ((10.0, 14.0), (2, 12.0, 10.0, 14.0)),
+        ((10.0, 14.0), (2, 12.0, math.nan, math.nan)),
         # s = 2, t(2) = 4.303: 12 ± 4.303 · 2 / √3
         ((10.0, 12.0, 14.0), (3, 12.0, 12 - 4.96828, 12 + 4.96828)),
     ],
