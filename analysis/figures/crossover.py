@@ -76,8 +76,9 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
         for ax, measure in zip(axes, measures, strict=True):
             ax.set_title(f"{measure.words[0].upper()}{measure.words[1:]}: {measure.better} is better", loc="left")
             draw_fields(ax, [d for d in decisions if d.measure == measure], across, down, xs, ys)
-            ax.set_xlabel(NAMES[across][1] if across in NAMES else across)
-            ax.set_ylabel(" · ".join(NAMES[name][1] if name in NAMES else name for name in down))
+            words = {name: NAMES[name][1 if style.explains else 2] if name in NAMES else name for name in (across, *down)}
+            ax.set_xlabel(words[across])
+            ax.set_ylabel(" ·\n".join(words[name] for name in down))
     return style.drawing(figure, caption)
 
 

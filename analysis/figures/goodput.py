@@ -63,7 +63,7 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
             draw_tradeoff(ax, panel, shown)
             ax.set_title(titles[i], loc="left")
             if not style.explains:
-                label_side(figure, GPU)
+                label_side(figure, style, GPU)
             elif i % 2 == 0:
                 ax.set_ylabel(GPU)
             if style.explains or i + 2 >= len(drawn):

@@ -61,7 +61,7 @@ def draw_cells(
             set_same_x(ax, cell.panel.x, styles, same_x, style, len(cells))
             ax.set_title(cell.title, loc="left")
             if side:
-                label_side(figure, cell.label)
+                label_side(figure, style, cell.label)
             elif i % 2 == 0 or cell.label != cells[i - 1].label:
                 ax.set_ylabel(cell.label)
             repeated = i + 2 < len(cells) and cells[i + 2].panel.x == cell.panel.x

@@ -182,7 +182,7 @@ def fixed_text(name: str, value: float | str, *, brief: bool = False) -> str:
     if isinstance(value, str):
         return value
     if brief and name in ("request_rate", "max_concurrency") and not math.isinf(value):
-        return f"{value:g} requests/s" if name == "request_rate" else f"≤ {value:g} in flight"
+        return f"{value:g} request{'' if value == 1 else 's'}/s" if name == "request_rate" else f"≤ {value:g} in flight"
     if name == "request_rate":
         return "request rate unbounded" if math.isinf(value) else f"{value:g} request{'' if value == 1 else 's'}/s"
     if name == "max_concurrency":

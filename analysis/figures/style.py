@@ -154,11 +154,15 @@ def series_styles(judged: pd.DataFrame, style: Style = SCREEN) -> dict[str, Seri
     return out
 
 
-def label_side(figure: Figure, label: str) -> None:
-    """One label for the y axes of all panels, beside their middle: in a narrow column there is no room for one at each."""
+def label_side(figure: Figure, style: Style, label: str) -> None:
+    """One label for the y axes of all panels, beside their middle: in a narrow column there is no room for one at each. Its unit
+    stands below where the panels are not high enough for both in one line."""
     engine = figure.get_layout_engine()
     assert engine is not None
     _, bottom, _, high = engine.get()["rect"]
+    room = 2 * min(bottom + high / 2, 1 - bottom - high / 2) * figure.get_figheight()
+    if style.legend_character * len(label) > room:
+        label = label.replace(" (", "\n(")
     figure.supylabel(label, y=bottom + high / 2, fontsize=mpl.rcParams["axes.labelsize"])
 
 
