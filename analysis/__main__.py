@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from analysis.figures.figure_files import Drawing
 
 STYLES = ("screen", "paper")  # analysis.figures.style takes long to import
+TABLES = ("csv", "latex", "text")
 RUN_HELP = "a run folder (it holds points/), or a folder that contains run folders; several are put side by side"
 EXAMPLES = """examples:
   python -m analysis summary runs/demo-1a2b3c
   python -m analysis figures runs/demo-1a2b3c --out figures
   python -m analysis figures runs --style paper --slo ttft_ms=500,tpot_ms=50 --only output_len=256,arm=route_4
   python -m analysis table runs | head
+  python -m analysis table runs/demo-1a2b3c --format latex > table.tex
   python -m analysis withdraw runs/demo-1a2b3c --why "The client was the limit"
   python -m analysis seeds
 
@@ -51,7 +53,10 @@ def parser() -> argparse.ArgumentParser:
     figures.add_argument("--formats", default="pdf,png", metavar="KINDS", help="some of pdf,png,svg (default: pdf,png)")
     figures.add_argument("--jobs", type=int, metavar="N", help="processes that write figures (default: one a core, up to 4)")
     figures.add_argument("--only", metavar="WHAT", help="records of one setting or arm, as input_len=512,arm=route_4")
-    table = commands.add_parser("table", help="CSV on standard output, a line for each measurement")
+    table = commands.add_parser("table", help="on standard output: CSV with a line for each measurement, or a table of means")
+    table.add_argument(
+        "--format", choices=TABLES, default=TABLES[0], help="csv: every measurement; latex, text: a row a setting and arm"
+    )
     summary = commands.add_parser("summary", help="which arm was ahead where, and what that is worth, as text")
     report = commands.add_parser("report", help="one HTML page with verdict, figures, evidence and provenance; works offline")
     report.add_argument(
@@ -130,9 +135,7 @@ def withdraw(arguments: argparse.Namespace) -> str:
 def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
     """What a command prints that needs all records."""
     if arguments.command == "table":
-        from analysis.report.csv_table import to_csv
-
-        return to_csv(frame)
+        return table(arguments.format, frame)
     if arguments.command == "summary":
         from analysis.report.summary import summary
 
@@ -147,6 +150,17 @@ def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
 
         return "".join(f"{path}\n" for path in export(frame, arguments.format, arguments.out))
     return "".join(f"{path}\n" for path in figures(arguments, frame))
+
+
+def table(format_: str, frame: pd.DataFrame) -> str:
+    """A line for each measurement as CSV, or a row for each setting and arm as LaTeX or text."""
+    if format_ == "csv":
+        from analysis.report.csv_table import to_csv
+
+        return to_csv(frame)
+    from analysis.report.latex_table import to_latex, to_text
+
+    return to_latex(frame) if format_ == "latex" else to_text(frame)
 
 
 def figures(arguments: argparse.Namespace, frame: pd.DataFrame) -> Iterator[Path]:
