@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from analysis.__main__ import main
 from analysis.figures import axis
-from analysis.figures.by_workload import QUANTITIES, draw, require_used
+from analysis.figures.by_workload import QUANTITIES, by_gpu, draw, require_used
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import panels
 from analysis.load.frame import load_runs
@@ -28,8 +28,8 @@ LENGTHS = ((512, 256), (1024, 256), (512, 512))
 
 
 def draw_all(frame: pd.DataFrame) -> dict[str, Drawing]:
-    """The four by the names of their files."""
-    judged = repeats.judge(frame)
+    """All of QUANTITIES by the names of their files."""
+    judged = by_gpu(repeats.judge(frame))
     require_used(judged)
     return {quantity.file: draw(judged, quantity, panels(judged)) for quantity in QUANTITIES}
 
@@ -59,7 +59,7 @@ def bars(ax: Axes) -> list[tuple[float, float]]:
 
 
 def test_two_panels_hold_the_means_of_the_repeats(tmp_path: Path) -> None:
-    values = {"route_2": (10.0, 12.0), "pd_1p1d": (4.0, 8.0)}
+    values = {"route_2": (10.0, 11.0, 12.0), "pd_1p1d": (4.0, 8.0)}
     records = [
         record(arm, at, i, value=v * k)
         for arm, some in values.items()
@@ -75,15 +75,17 @@ def test_two_panels_hold_the_means_of_the_repeats(tmp_path: Path) -> None:
     assert points(left, "route_2") == [(512, 11), (1024, 22)]
     assert points(right, "route_2") == [(256, 11), (512, 33)]
     assert points(left, "pd_1p1d") == [(512, 6), (1024, 12)]
-    assert sorted(bars(left)) == [(4, 8), (8, 16), (10, 12), (20, 24)]
+    half = 4.30265 / 3**0.5  # s = 1, t(2) = 4.303; the arm of two repeats has no bars
+    assert bars(left) == [pytest.approx((k * (11 - half), k * (11 + half)), abs=1e-3) for k in (1, 2)]
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["512", "1024"]
     assert (left.get_xlabel(), left.get_ylabel()) == ("Input length (tokens)", "Mean ITL (ms)")
-    assert left.get_ylim()[0] == right.get_ylim()[0] == 0
+    assert left.get_ylim() == right.get_ylim() == pytest.approx((0, 1.08 * 3 * (11 + half)), abs=1e-3)
     assert left.get_xscale() == "log"
-    assert caption(figure).partition("; 12 unverified")[0] == (
+    assert caption(figure).partition("; 15 unverified")[0] == (
         "Mean ITL, the gap between two chunks: lower is better ITL is the gap between two chunks of an answer, and a chunk may "
-        "carry several tokens; TPOT counts every token. Mean of 2 repeats per point; bars: smallest to largest (2 repeats). "
-        "24 prompts a measurement, all sent at once. 12 valid of 12 tried"
+        "carry several tokens; TPOT counts every token. Mean of 2 to 3 repeats per point; bars: 95 % t interval of the mean (3 "
+        "repeats or more); no bars: fewer than three repeats. Model unknown, engine unknown, GPU unknown, 2 GPUs an arm. Input "
+        "512 to 1024 tokens, output 256 to 512 tokens. 24 prompts a measurement, all sent at once. 15 valid of 15 tried"
     )
 
 
@@ -100,7 +102,7 @@ def test_failed_and_invalid_are_not_drawn_but_counted_and_break_the_line(tmp_pat
     assert [x for x, _ in points(ax, "a")] == [512, 1024, 2048, 4096]
     assert [y for _, y in points(ax, "a")] == pytest.approx([64, math.nan, math.nan, 512], nan_ok=True)
     assert "2 valid of 4 tried; left out: 1 failed, 2 invalid" in caption(figure)
-    assert "1 repeat per point, so its spread is not known" in caption(figure)
+    assert "Mean of 1 repeat per point; no bars: fewer than three repeats." in caption(figure)
 
 
 def test_nothing_valid_is_an_error_that_says_why(tmp_path: Path) -> None:
