@@ -26,6 +26,9 @@ OF_PANEL = ("input_len", "output_len", "load")
 FRONT: dict[str, Any] = {"color": "0.72", "linewidth": 3.5, "zorder": 1.5, "solid_joinstyle": "miter", "label": "Pareto front"}
 USER, GPU = "Speed for a user (tokens/s, 1000 / mean TPOT)", "Output tokens/s/GPU"
 SHORT_USER = "Tokens/s/user"
+OFFERED_GPU = (
+    "At a fixed request rate tokens/s by GPU are the load that was offered: an arm may serve more than its highest point shows"
+)
 
 
 def by_rate(judged: pd.DataFrame, found: Sequence[Panel], slo: Slo, style: Style = SCREEN) -> Drawing | None:
@@ -52,7 +55,8 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     counts = rows.groupby(list(metrics.KEYS)).size()
     user = "Tokens/s for a user are 1000 / mean TPOT in ms"
     said = "The front joins the points that no other beats in both; a line joins an arm's points in the order of its load"
-    caption = caption_of(rated, rows, bars_text(counts), user, said, skipped=len(panels) - len(drawn))
+    offered = OFFERED_GPU if (rows["request_rate"] < math.inf).any() else ""
+    caption = caption_of(rated, rows, bars_text(counts), user, offered, said, skipped=len(panels) - len(drawn))
     all_styles = series_styles(rated, style)
     shown = {label: line_style for label, line_style in all_styles.items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):

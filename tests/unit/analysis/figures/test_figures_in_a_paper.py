@@ -117,6 +117,14 @@ def test_the_tradeoff_joins_no_points_of_the_same_load(tmp_path: Path) -> None:
     assert made
     lines = [line for line in made.figure.axes[0].lines if line.get_label() == "a"]
     assert [len(np.asarray(line.get_xdata())) for line in lines] == [2, 2]
+    assert goodput.OFFERED_GPU in made.caption
+
+
+def test_the_tradeoff_without_a_rate_was_not_offered(tmp_path: Path) -> None:
+    records = [record("a", concurrency=c, sweeps=("s",), value=float(c)) for c in (1, 2)]
+    made = goodput.pareto(metrics.with_rates(judged_of(tmp_path, records)))
+    assert made
+    assert goodput.OFFERED_GPU not in made.caption
 
 
 # --- the same axes
