@@ -203,7 +203,9 @@ def cells() -> Iterator[Cell]:
 
 def table(results: Mapping[Cell, Tally]) -> str:
     """A row for each cell, in Markdown."""
-    head = "| experiment | 95 % intervals of the ratio that hold the truth | of an arm's capacity | wrong \"better\" | P/D is better | "
+    head = (
+        '| experiment | 95 % intervals of the ratio that hold the truth | of an arm\'s capacity | wrong "better" | P/D is better | '
+    )
     head += "the same | cannot be told | half-width of the ratio | points an arm and start |"
     lines = [head, "|---|" + "---:|" * 8]
     for cell, tally in results.items():

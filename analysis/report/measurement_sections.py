@@ -101,7 +101,7 @@ def numbers(page: Page) -> Markup:
         rows.append([*page.setting(key), key[0], tag("a", n, href=f"#{group.anchor}"), *cells])
     heading = [*page.headings(), "arm", "repeats", *(f"{m.axis} ({m.unit})" for m in CHART_METRICS)]
     fixed = ", ".join(fixed_text(name, used[name].iloc[0]) for name in SETTING if name not in page.varied)
-    caption = "Mean over repeats [95 % t interval of the mean from 3 repeats on, smallest and largest of 2]"
+    caption = "Mean over repeats [95 % t interval of the mean from 3 repeats on]"
     return html_table(heading, rows, caption=f"{caption}; {fixed}" if fixed else caption, numbers=len(CHART_METRICS) + 1)
 
 

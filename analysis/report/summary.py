@@ -174,7 +174,7 @@ def is_machinery_test(judged: pd.DataFrame) -> bool:
 
 
 def table_text(used: pd.DataFrame) -> str:
-    """A row for each setting and arm: mean over repeats, and its interval or range in brackets. What never varies is said above."""
+    """A row for each setting and arm: mean over repeats, and its interval in brackets. What never varies is said above."""
     varied = [name for name in SETTING if used[name].nunique() > 1]
     order = [*(varied or SETTING[:2]), "series"]
     rows = used.groupby(list(KEYS)).size().rename("n").reset_index().sort_values(order, kind="stable")
@@ -185,7 +185,7 @@ def table_text(used: pd.DataFrame) -> str:
     shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": "repeats"})
     cells = [list(map(str, shown.columns)), *([cell_text(cell) for cell in row] for row in shown.itertuples(index=False))]
     fixed = ", ".join(f"{name} {cell_text(used[name].iloc[0])}" for name in SETTING if name not in varied)
-    above = f"mean over repeats [95 % t interval from 3 repeats on, smallest and largest of 2]\n{repeats.ITL_IS}"
+    above = f"mean over repeats [95 % t interval from 3 repeats on]\n{repeats.ITL_IS}"
     return "\n".join([above, *([f"everywhere: {fixed}"] if fixed else []), *aligned(cells, left=len(varied)), ""])
 
 

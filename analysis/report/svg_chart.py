@@ -177,7 +177,7 @@ def _mark(row: Mapping[Hashable, Any], label: str, style: SeriesStyle, x: float,
     factor, unit = drawn.factor, drawn.unit
     setting = ", ".join(fixed_text(name, row[name]) for name in SETTING)
     known = not math.isnan(row["low"])
-    kind = {"interval": "95 % interval of the mean", "range": "smallest and largest"}.get(repeats.kind(int(row["n"])), "")
+    kind = {"interval": "95 % interval of the mean"}.get(repeats.kind(int(row["n"])), "")
     spread = (
         f"{kind}: {number_text(row['low'] * factor)} to {number_text(row['high'] * factor)} {unit}" if known else "spread unknown"
     )
