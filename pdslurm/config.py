@@ -70,7 +70,6 @@ class Interleave(Enum):
 
     none = "none"  # an arm measures all its points, then the next one
     arms = "arms"  # arms that share loaded instances; each turn restarts the router
-    sets = "sets"  # all: every repeat loads every set again
 
 
 @dataclass
@@ -260,8 +259,8 @@ class Sweep:
 
 @dataclass
 class Until:
-    """When a setting has been repeated enough. rel_ci null: after workload.repeats. Else from then on, until for this arm the 95 %
-    interval of every metric's mean is within ±rel_ci of it, at most max_repeats times."""
+    """When a setting has been repeated enough, where starts=1. rel_ci null: after workload.repeats. Else from then on, until for
+    this arm the 95 % interval of every metric's mean is within ±rel_ci of it, at most max_repeats times."""
 
     rel_ci: float | None = None
     max_repeats: int = 8
@@ -270,15 +269,19 @@ class Until:
 
 @dataclass
 class Search:
-    """The highest request rate at which each arm keeps the SLO, for every input_len × output_len of the sweeps. lowest null: no
-    search, the sweeps' own rates are measured."""
+    """The capacity of each arm, the highest request rate at which it meets the SLO, for every input_len × output_len of the sweeps.
+    lowest null: no search, the sweeps' own rates are measured."""
 
     lowest: float | None = None  # requests/s
     highest: float = 64.0
-    step: float = 1.25  # between two rates of the sweep; the answer is good to one step
+    step: float = 1.25  # between two coarse rates of the sweep
+    fine: int = 4  # steps into which each coarse step is divided; the capacity lies between two neighbouring fine rates
+    beside: int = 1  # fine rates that are measured on each side of those two
+    cover: float | None = None  # for other SLOs: coarse rates from the capacity / cover up to an overload are measured too
+    beyond: int = 10  # requests that lie beyond the quantile slo.share of a point: as many as that needs are sent at least
     neighbours: int | None = None  # of the P/D arms only the ratio that saturated instances suggest, and so many beside it
     saturating_prompts: int = 1024  # sent at once to the plain arm, to see what it suggests
-    drop_below: float | None = None  # arms whose rate is below this share of the best of their kind are not repeated
+    drop_below: float | None = None  # arms below this share of the best of their kind in the first start are measured in no other
 
 
 @dataclass
@@ -316,7 +319,8 @@ class Workload:
     prefix_hit_rate: float | None = None  # with prefix_caching: the share of prompt tokens that you expect to hit
     one_seed: bool = False  # every point and repeat is sent with `seed` itself, as benchmark scripts do; to show what that measures
     sweeps: dict[str, Sweep] = field(default_factory=dict)
-    repeats: int = 3
+    starts: int = 1  # how often each set of engines is loaded: the next start's engines know nothing of the last one's
+    repeats: int = 3  # of each point within a start
     until: Until = field(default_factory=Until)
     interleave: Interleave = Interleave.arms
     search: Search = field(default_factory=Search)
@@ -324,9 +328,15 @@ class Workload:
     extra_args: list[str] = field(default_factory=list)  # passed to `vllm bench serve` as they are
 
     @property
-    def most_repeats(self) -> int:
-        """How often a setting may be measured."""
-        return self.repeats if self.until.rel_ci is None else max(self.repeats, self.until.max_repeats)
+    def sure_repeats(self) -> int:
+        """How often a setting is measured in any case, all starts together."""
+        return self.starts * self.repeats
+
+    def repeats_of(self, start: int) -> range:
+        """The numbers of the repeats that may be measured in a start: they count through all starts."""
+        if self.starts == 1 and self.until.rel_ci is not None:
+            return range(max(self.repeats, self.until.max_repeats))
+        return range(start * self.repeats, (start + 1) * self.repeats)
 
 
 @dataclass

@@ -31,7 +31,7 @@ from pdslurm.measure.journal import Journal
 from pdslurm.measure.meter import Meter
 from pdslurm.measure.progress import Display
 from pdslurm.measure.record import blank_record
-from pdslurm.measure.schedule import Schedule, Turn
+from pdslurm.measure.schedule import Load, Schedule, Turn
 from pdslurm.measure.watch import Watch
 from pdslurm.measure.what_ran import WhatRan
 from pdslurm.node.process_logs import log_tail
@@ -82,6 +82,7 @@ class Driver:
         self.what_ran = WhatRan(tasks.deployment, folder, self.watch, self.journal)
         self.client: BenchClient | None = None
         self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
+        self.engines: dict[str, Any] = {}  # which load of a set runs now, as its records have it
 
     # --- the run
 
@@ -94,10 +95,10 @@ class Driver:
         loads = list(self.schedule.loads())
         with self.signals:
             try:
-                for n, (bound, repeats) in enumerate(loads):
-                    self.state.loads_left = sum(self._has_open(*load) for load in loads[n:])
-                    if self._has_open(bound, repeats):
-                        self._run_set(bound, repeats)
+                for n, load in enumerate(loads):
+                    self.state.loads_left = sum(self._has_open(later) for later in loads[n:])
+                    if self._has_open(load):
+                        self._run_set(load)
             finally:
                 self.state.enter("stopping")
                 self.outcome.wall_s = time.monotonic() - self.watch.began
@@ -110,16 +111,16 @@ class Driver:
                     self.journal.say(f"processes {self.processes.left_behind} are still there after KILL")
         return self.outcome
 
-    def _has_open(self, bound: BoundSet, repeats: tuple[int, ...]) -> bool:
-        return any(self.schedule.has_open(arm, repeats) for arm in bound.arms)
+    def _has_open(self, load: Load) -> bool:
+        return any(self.schedule.has_open(arm, load.repeats) for arm in load.bound.arms)
 
-    def _run_set(self, bound: BoundSet, repeats: tuple[int, ...]) -> None:
+    def _run_set(self, load: Load) -> None:
         """Loads the instances once, then lets the arms of the set take turns."""
-        began = time.monotonic()
+        began, bound, repeats = time.monotonic(), load.bound, load.repeats
         logs = self.folder.path / "logs" / bound.set.name
         self.state.enter("starting")
         self.state.instances = {e.name: "starting" for e in bound.engines}
-        self.journal.say(f"{bound.set.name}: starting {len(bound.engines)} engine process(es)")
+        self.journal.say(f"{bound.set.name}: starting {len(bound.engines)} engine process(es){self._start_words(load.start)}")
         endpoints = {e.name: e.url for e in bound.engines if e.url}
         with self.watch.polling(endpoints) as poll:
             for engine in bound.engines:
@@ -127,6 +128,7 @@ class Driver:
             self._start_client(bound, repeats)
             self._wait_ready(poll, list(endpoints), "engines", meanwhile=self._prepare_likely(bound, repeats))
             self.state.loaded(time.monotonic() - began)
+            self.engines = {"set": bound.set.name, "start": load.start, "ready_at": _now()}
             self.journal.say(f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s")
             self.meter.resolved = self.what_ran.read(bound)
             for turn in self.schedule.turns(bound, repeats):
@@ -136,11 +138,15 @@ class Driver:
         self.processes.stop(engines)
         self.journal.event("set stopped", set=bound.set.name)
 
+    def _start_words(self, start: int) -> str:
+        starts = self.config.workload.starts
+        return f", start {start + 1} of {starts}" if starts > 1 else ""
+
     def _start_client(self, bound: BoundSet, repeats: tuple[int, ...]) -> None:
         """One client for the whole run; while engines load it makes the prompts of the set's points."""
         if self.client is None:
             self.client = self._new_client()
-        surely = [repeat for repeat in repeats if repeat < self.config.workload.repeats]
+        surely = [repeat for repeat in repeats if repeat < self.config.workload.sure_repeats]
         by_point = {task.point: task for arm in bound.arms for task in self.schedule.open_tasks(arm, surely)}
         for task in by_point.values():  # every arm sends the same prompts
             self.client.prepare(task.args)
@@ -186,7 +192,7 @@ class Driver:
     def _warm(self, bound: BoundSet, turn: Turn, engines: Sequence[Process]) -> None:
         """Every pair of a prefill and a decode rank of each group, one request through the router, then the plan's warm-up, which
         is the same for every arm; notes it for the records."""
-        arm, started_at = turn.arm, datetime.now(UTC).isoformat(timespec="milliseconds")
+        arm, started_at = turn.arm, _now()
         timeout = self.config.limits.start_s
         how = warm_up.RequestOptions(self.config.model.name, self.api_key, timeout)
         ranks = {f"engine{n}": instance.data_parallel for n, instance in enumerate(bound.set.instances)}
@@ -228,9 +234,10 @@ class Driver:
         """Measures and records one point; its failure is recorded and the next one goes on, a dead process ends the run."""
         self.state.enter("measuring", task.arm.arm.name, task.point.id)
         self.state.requests_done, self.state.requests_total = 0, task.point.num_prompts
-        began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        began, started_at = time.monotonic(), _now()
         error: PdslurmError | None = None
-        record = blank_record(self.folder, self.config, self.tasks.versions, task, started_at, self.warm_up)
+        versions = self.tasks.versions
+        record = blank_record(self.folder, self.config, versions, task, started_at, self.warm_up, engines=self.engines)
         try:
             assert self.client
             record = self.meter.measure(self.client, record, task, engines)
@@ -311,6 +318,10 @@ def main_line(text: str) -> str:
     """The one line of an error that says most: the last one of a traceback, else the first."""
     lines = text.strip().splitlines()
     return lines[-1 if lines[0].startswith("Traceback") else 0]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _number(value: float | None) -> str:

@@ -20,8 +20,11 @@ def blank_record(
     task: Task,
     started_at: str,
     warm_up: Mapping[str, Any] | None = None,
+    *,
+    engines: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """`started_at` is ISO 8601 in UTC, `warm_up` what its arm was warmed by. A record is failed until it is measured."""
+    """`started_at` is ISO 8601 in UTC, `warm_up` what its arm was warmed by, `engines` the load of the engines that measured it:
+    `set`, `start` and `ready_at`, which records of one load have in common. A record is failed until it is measured."""
     arm, point = task.arm.arm, task.point
     roles = list(arm.roles)
     info = {
@@ -39,6 +42,7 @@ def blank_record(
         "raw": f"{folder.raw_name(arm.name, point.id, task.key)}.json.gz",
         "versions": dict(versions),
         "warm_up": dict(warm_up or {}),
+        "engines": dict(engines or {}),
         "cautions": cautions(config),
     }
     return Measurement(

@@ -8,20 +8,31 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TypeVar
 
 from pdslurm.config import Interleave
+from pdslurm.errors import ResultsError
 from pdslurm.plan.deployment import BoundArm, BoundSet
 from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
-from pdslurm.plan.rate_sweep import highest_met, next_rate
+from pdslurm.plan.rate_sweep import Known, highest_met, likeliest_first, middle, next_rate
 from pdslurm.plan.tasks import Task, Tasks
-from pdslurm.records.good_requests import good_share, read_requests
+from pdslurm.records.good_requests import read_columns, slo_ratio
 from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.split_ratio import SATURATED, Answers, Limits, served, suggested_prefill
 from pdslurm.records.t_interval import relative_half_width
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Load:
+    """A set that is loaded once, in one of workload.starts, and the repeats that it measures before it goes."""
+
+    bound: BoundSet
+    start: int
+    repeats: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Schedule:
         self.saturated = saturated_points(plan.points)
         self.answers: dict[tuple[str, str], Answers] = {}  # (arm, saturated point) → what one of its instances did
         self.meets_slo: dict[tuple[str, str], bool] = {}  # (arm, point) → whether it met the SLO there
+        self.overloaded: set[tuple[str, str]] = set()  # (arm, point) at which the queue only grew
         if self.workload.until.rel_ci is not None or self.is_searching:
             known = {(arm.arm.name, p.id, tasks.of(arm, p).key) for arm in self.arms for p in plan.points}
             for record in folder.records():
@@ -60,15 +72,20 @@ class Schedule:
 
     # --- the order
 
-    def loads(self) -> Iterator[tuple[BoundSet, tuple[int, ...]]]:
-        """Which sets are loaded one after another, each with the repeats that it measures before it goes."""
-        sets, repeats = self.tasks.deployment.sets, tuple(range(self.workload.most_repeats))
-        if self.workload.interleave is not Interleave.sets or len(sets) == 1:
-            yield from ((bound, repeats) for bound in sets)
-            return
-        for repeat in repeats:
-            for bound in self._shuffled(sets, repeat):
-                yield bound, (repeat,)
+    def loads(self) -> Iterator[Load]:
+        """Which sets are loaded one after another: all of them once in every start, so that drift of the machine hits all alike."""
+        for start in range(self.workload.starts):
+            for bound in self._order_of(start):
+                yield Load(bound, start, tuple(self.workload.repeats_of(start)))
+
+    def _order_of(self, start: int) -> Sequence[BoundSet]:
+        """The sets in an order of its own for each start, in the plan's where there is one start. A plain arm that suggests a ratio
+        comes before the arms that depend on it."""
+        sets = self.tasks.deployment.sets
+        if self.workload.starts == 1:
+            return sets
+        shuffled = self._shuffled(sets, f"start {start}")
+        return sorted(shuffled, key=_is_disaggregated) if self.saturated and start == 0 else shuffled
 
     def turns(self, bound: BoundSet, repeats: tuple[int, ...]) -> Iterator[Turn]:
         """The arms of a loaded set as they take turns."""
@@ -82,9 +99,9 @@ class Schedule:
                     yield Turn(arm, (repeat,), arm.arm.name not in warm)
                     warm.add(arm.arm.name)
 
-    def _shuffled(self, items: Sequence[T], repeat: int) -> list[T]:
-        """An order of its own for each repeat, the same on every run."""
-        return random.Random(f"{self.seed}/order/{repeat}").sample(items, len(items))
+    def _shuffled(self, items: Sequence[T], turn: int | str) -> list[T]:
+        """An order of its own for each repeat or start, the same on every run."""
+        return random.Random(f"{self.seed}/order/{turn}").sample(items, len(items))
 
     # --- what is open
 
@@ -111,8 +128,7 @@ class Schedule:
                 yield point
 
     def _open_rates(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
-        """Sweep by sweep, each until its answer is known; a rate that failed or is invalid leaves its sweep where it is. A plain
-        arm is saturated before."""
+        """Sweep by sweep, each until all is known that the search asks for, or can be. A plain arm is saturated before."""
         if not arm.arm.topology.prefill and (repeats is None or 0 in repeats):
             yield from (point for pair in self.saturated.values() for point in pair if self._is_open(arm, point))
         for (which, repeat), sweep in self.sweeps.items():
@@ -125,29 +141,37 @@ class Schedule:
     def likely_tasks(self, bound: BoundSet, repeats: Sequence[int]) -> Iterator[Task]:
         """Rates of a search that a loaded set may come to, likeliest first: around the highest at which some arm met the SLO, else
         around the middle, the first repeats before the later ones. Each once, and none where nothing is searched."""
-        around: dict[RateSweep, int] = {}
-        for (which, _), sweep in self.sweeps.items():
-            known = [highest_met(outcomes) for arm in self.arms if (outcomes := self._outcomes(arm, sweep))]
-            around[which] = max([around.get(which, -1), *known])
-        candidates = [
-            (abs(n - (around[which] if around[which] >= 0 else len(sweep) // 2)), repeat, n, point)
-            for (which, repeat), sweep in self.sweeps.items()
-            if repeat in repeats
-            for n, point in enumerate(sweep)
-        ]
+        search, best = self.workload.search, self._best_met()
+        candidates = []
+        for (which, repeat), sweep in self.sweeps.items():
+            is_known = best[which] >= 0
+            around = best[which] if is_known else middle(len(sweep), search)
+            ranked = ((likeliest_first(n, around, search, is_known=is_known), repeat, n) for n in range(len(sweep)))
+            candidates += [(*rank, sweep[rank[-1]]) for rank in ranked if repeat in repeats]
         for _, _, _, point in sorted(candidates, key=lambda each: each[:3]):
             if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
                 yield self._task(arm, point)
 
+    def _best_met(self) -> dict[RateSweep, int]:
+        """The number of the highest rate at which any arm met the SLO in any repeat; -1 where none did."""
+        best: dict[RateSweep, int] = {}
+        for (which, _), sweep in self.sweeps.items():
+            best[which] = max([best.get(which, -1), *(highest_met(self._outcomes(arm, sweep)) for arm in self.arms)])
+        return best
+
     def _next_rate(self, arm: BoundArm, which: RateSweep, repeat: int, sweep: Sequence[Point]) -> Point | None:
-        """The point at the rate to measure next; None where the answer is known, or does not matter."""
-        if not self._is_near(arm, which) or (repeat and self._is_behind(arm, which)):
+        """The point at the rate to measure next; None where all is known, or does not matter."""
+        if not self._is_near(arm, which) or (repeat >= self._judging_repeats and self._is_behind(arm, which)):
             return None
+        search, name = self.workload.search, arm.arm.name
         outcomes = self._outcomes(arm, sweep)
+        closed = {n for n, point in enumerate(sweep) if n not in outcomes and not self._is_open(arm, point)}
+        overloaded = {n for n in outcomes if (name, sweep[n].id) in self.overloaded}
         earlier = (self._outcomes(arm, self.sweeps[which, before]) for before in reversed(range(repeat)))
-        start = next((highest_met(known) for known in earlier if known), len(sweep) // 2)
-        n = next_rate(outcomes, len(sweep), start)
-        return None if n is None or not self._is_open(arm, sweep[n]) else sweep[n]
+        last = next((highest_met(known) for known in earlier if known), None)
+        start = middle(len(sweep), search) if last is None else last
+        n = next_rate(Known(outcomes, overloaded, closed), len(sweep), search=search, start=start, is_first=last is None)
+        return None if n is None else sweep[n]
 
     def _is_near(self, arm: BoundArm, which: RateSweep) -> bool:
         """Whether the arm's ratio is the one that saturated instances suggest, or near enough; true while nothing suggests one."""
@@ -172,18 +196,26 @@ class Schedule:
         )
 
     def _is_behind(self, arm: BoundArm, which: RateSweep) -> bool:
-        """Whether the first repeat showed that others of its kind serve so much more that this arm cannot be the best of them."""
-        share, sweep = self.workload.search.drop_below, self.sweeps[which, 0]
+        """Whether the first start showed that others of its kind serve so much more that this arm cannot be the best of them; where
+        there is one start, its first repeat."""
+        share = self.workload.search.drop_below
         if share is None:
             return False
         kind = bool(arm.arm.topology.prefill)
         alike = [each for each in self.arms if bool(each.arm.topology.prefill) == kind]
-        best = max(self._capacity_per_s(each, sweep) for each in alike)
-        return self._capacity_per_s(arm, sweep) < share * best
+        best = max(self._capacity_per_s(each, which) for each in alike)
+        return self._capacity_per_s(arm, which) < share * best
 
-    def _capacity_per_s(self, arm: BoundArm, sweep: Sequence[Point]) -> float:
-        n = highest_met(self._outcomes(arm, sweep))
-        return (sweep[n].request_rate or 0.0) if n >= 0 else 0.0
+    @property
+    def _judging_repeats(self) -> int:
+        """How many repeats decide which arms fall behind."""
+        return self.workload.repeats if self.workload.starts > 1 else 1
+
+    def _capacity_per_s(self, arm: BoundArm, which: RateSweep) -> float:
+        """The mean of the repeats that decide, as far as they are known; 0 where none is."""
+        sweeps = [self.sweeps[which, repeat] for repeat in range(self._judging_repeats)]
+        known = [(sweep, highest_met(outcomes)) for sweep in sweeps if (outcomes := self._outcomes(arm, sweep))]
+        return fmean([(sweep[n].request_rate or 0.0) if n >= 0 else 0.0 for sweep, n in known] or [0.0])
 
     def _outcomes(self, arm: BoundArm, sweep: Sequence[Point]) -> dict[int, bool]:
         known = ((n, self.meets_slo.get((arm.arm.name, point.id))) for n, point in enumerate(sweep))
@@ -195,7 +227,7 @@ class Schedule:
     def _is_open(self, arm: BoundArm, point: Point) -> bool:
         return (
             self.tried[arm.arm.name, point.id] < self.tries
-            and (point.repeat < self.workload.repeats or not self._is_known(arm.arm.name, point))
+            and (point.repeat < self.workload.sure_repeats or not self._is_known(arm.arm.name, point))
             and not self.is_done(arm, point)
         )
 
@@ -218,6 +250,8 @@ class Schedule:
     def _learn(self, record: Measurement) -> None:
         if self.is_searching and self._shows_a_miss(record):
             self.meets_slo[record.arm, record.point["id"]] = False
+            if is_overloaded(record):
+                self.overloaded.add((record.arm, record.point["id"]))
             return
         if record.status != "done" or not record.valid:
             return
@@ -243,22 +277,28 @@ class Schedule:
         return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._meets_slo(record) is False
 
     def _meets_slo(self, record: Measurement) -> bool | None:
-        """Whether the SLO's share of a measurement's requests was good; None where it has none, or its file is gone."""
+        """Whether the SLO's share of a measurement's requests was good, those left out that found a queue that began empty; None
+        where it has none. Raises ResultsError where the file of a valid measurement is gone."""
         path = self.folder.beside_raw(record, "requests")
-        if not record.valid and not path.is_file():
-            return None
-        share = good_share(read_requests(path), vars(self.slo))
-        return None if share is None else share >= self.slo.share
+        columns = read_columns(path)
+        if columns is None and record.valid:
+            raise ResultsError(f"{path}: not a file of requests (it is not there)")
+        ratio = slo_ratio(columns, vars(self.slo), self.slo.share) if columns else None
+        return None if ratio is None else ratio <= 1
 
     # --- counts
 
     def done(self) -> int:
-        """Points of the plan that are done, those beyond workload.repeats too."""
+        """Points of the plan that are done, those that only workload.until asked for too."""
         return sum(self.is_done(arm, point) for arm in self.arms for point in self.points)
 
     def left(self) -> int:
         """Points that are open as things stand; workload.until may ask for more, or fewer, later."""
         return sum(1 for arm in self.arms for _ in self.open_tasks(arm))
+
+
+def _is_disaggregated(bound: BoundSet) -> bool:
+    return all(arm.arm.topology.prefill for arm in bound.arms)
 
 
 def without_repeat(point_id: str) -> str:

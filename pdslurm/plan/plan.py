@@ -32,7 +32,7 @@ class InstanceSet:
     name: str
     instances: tuple[Instance, ...]
     arms: tuple[Arm, ...]
-    load_s: float  # estimate
+    load_s: float  # estimate, all starts
     measure_s: float  # estimate, all arms and points
     warm_s: float  # estimate, the warm-ups of all arms
 
@@ -50,7 +50,7 @@ class Plan:
     nodes: int
     gpus: int  # of the whole allocation, idle ones too
     sets: tuple[InstanceSet, ...]
-    points: tuple[Point, ...]  # the same for every arm, in order; those from workload.repeats on only where they turn out necessary
+    points: tuple[Point, ...]  # the same for every arm, in order; those that workload.until adds only where they turn out necessary
 
     @property
     def sure_points(self) -> tuple[Point, ...]:
@@ -75,7 +75,7 @@ class Plan:
 def build_plan(config: Config) -> Plan:
     """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
     check(config)
-    arms, todo = arms_of(config), points_of(config.workload, config.seed)
+    arms, todo = arms_of(config), points_of(config.workload, config.seed, share=config.slo.share)
     shape = model_shape(config.model)
     shared: dict[object, list[tuple[str, Topology, tuple[Instance, ...]]]] = {}
     for name, topology in arms.items():
@@ -91,10 +91,11 @@ def build_plan(config: Config) -> Plan:
         sure = sure_points(config.workload, todo)
         measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
         warm = 0.0
-        for repeat, whole in _turns(config.workload, len(planned), len(shared)):
+        for repeat, whole in _turns(config.workload, len(planned)):
             loads = _warm_up(config.workload, todo, most, repeat, whole=whole)
             warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
-        sets.append(InstanceSet(name, instances, planned, config.cluster.load_s, measure, warm))
+        load_s = config.workload.starts * config.cluster.load_s
+        sets.append(InstanceSet(name, instances, planned, load_s, measure, warm))
     nodes = max(t.nodes for t in arms.values())
     return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo)
 
@@ -105,21 +106,23 @@ def _warm_up(workload: Workload, points: tuple[Point, ...], most: int, repeat: i
     return warm_ups(points, repeat, prompts if whole else min(prompts, WARM_AGAIN * most))
 
 
-def _turns(workload: Workload, arms: int, sets: int) -> list[tuple[int, bool]]:
+def _turns(workload: Workload, arms: int) -> list[tuple[int, bool]]:
     """(first repeat, whether the engines are cold) of each turn that an arm takes, as measure/schedule.py has them."""
-    again = workload.interleave is Interleave.sets and sets > 1
-    if not again and (workload.interleave is Interleave.none or arms == 1):
-        return [(0, True)]
-    return [(repeat, again or not repeat) for repeat in range(workload.repeats)]
+    is_alone = workload.interleave is Interleave.none or arms == 1
+    return [
+        (start * workload.repeats + repeat, repeat == 0)
+        for start in range(workload.starts)
+        for repeat in range(1 if is_alone else workload.repeats)
+    ]
 
 
 def sure_points(workload: Workload, points: tuple[Point, ...]) -> tuple[Point, ...]:
     """What estimates stand on: the points before workload.until begins; of a rate sweep the middle ones."""
     if workload.search.lowest is None:
-        return tuple(point for point in points if point.repeat < workload.repeats)
+        return tuple(point for point in points if point.repeat < workload.sure_repeats)
     sure = [point for pair in saturated_points(points).values() for point in pair]
     for (_, repeat), sweep in rate_sweeps(points).items():
-        count = min(expected_points(len(sweep), first=repeat == 0), len(sweep))
+        count = expected_points(len(sweep), search=workload.search, is_first=repeat == 0)
         begin = (len(sweep) - count) // 2
         sure += sweep[begin : begin + count]
     return tuple(sure)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pdslurm.config import Ramp, RampUp, Workload
+from pdslurm.config import Ramp, RampUp, Slo, Workload
 from pdslurm.plan.rate_sweep import rates as swept_rates
 from pdslurm.records.split_ratio import SATURATED
 
 RateSweep = tuple[int, int, str, int | None]  # what its points have in common: input and output in tokens, load, max_concurrency
 FEW_IN_FLIGHT = 16  # requests that leave a decode batch small: four on each of four instances
 ROUNDS = 4  # of a closed loop, so that its beginning and its end do not weigh too much (validity/load.py: WINDOWS)
+LEAST_BEYOND = 0.1  # of the requests may miss their limits at the SLO that workload.duration_s is long enough for: share 0.9
 ID_LENGTH = 40  # of what a load adds to a point's name, before it is cut
 Class = tuple[float, int, int, float]  # share, input and output in tokens, spread of the input
 
@@ -26,7 +27,8 @@ Class = tuple[float, int, int, float]  # share, input and output in tokens, spre
 @dataclass(frozen=True)
 class Point:
     """One workload setting with its repeat. `seed` is its own, but for workload.one_seed: no two points or repeats send the same
-    prompts, and every arm sends the same ones at the same times at the same point and repeat: arms are compared in pairs."""
+    prompts, and every arm sends the same ones at the same times at the same point and repeat: arms are compared in pairs.
+    Repeats are numbered through all starts, so that the number says the start too."""
 
     input_len: int  # tokens; 0: as the data set has it
     output_len: int  # tokens; 0: as the data set has it
@@ -40,6 +42,7 @@ class Point:
     duration_s: float | None = None  # for how long requests are sent; None: until num_prompts are
     mix: tuple[Class, ...] = ()
     paced: bool = True  # False: all at once, whatever the workload says of time
+    start: int = 0  # in which of workload.starts it is measured
 
     @property
     def setting(self) -> tuple[int, int, float | None, int | None]:
@@ -83,16 +86,17 @@ def _most_in_flight(point: Point) -> float:
     return point.max_concurrency or math.inf
 
 
-def points_of(workload: Workload, seed: int) -> tuple[Point, ...]:
-    """All points of all sweeps, each setting once, repeat by repeat; those from workload.repeats on are measured only where
-    workload.until asks for them. Within a repeat the order is shuffled by the run's seed, so
-    that a machine that drifts does not look like an effect of length."""
+def points_of(workload: Workload, seed: int, *, share: float = Slo.share) -> tuple[Point, ...]:
+    """All points of all sweeps, each setting once, repeat by repeat; those from workload.sure_repeats on are measured only where
+    workload.until asks for them. Within a repeat the order is shuffled by the run's seed, so that a machine that drifts does not
+    look like an effect of length. `share` is the SLO's: how long the points of a search last depends on it."""
+    workload = lasting(workload, share)
     once: dict[object, Point] = {}
     for name, sweep in workload.sweeps.items():
         mix = tuple((c.share, c.input_len, c.output_len, c.spread) for c in sweep.mix.values())
         rates = sweep.request_rate if workload.search.lowest is None else swept_rates(workload.search)
         for setting in itertools.product(sweep.input_len, sweep.output_len, rates, sweep.max_concurrency):
-            point = _point(workload, *setting, mix)
+            point = _point(workload, *setting, mix, least_requests(workload, share))
             known = once.setdefault((setting, mix), point)
             sweeps = known.sweeps if name in known.sweeps else (*known.sweeps, name)
             once[setting, mix] = replace(known, sweeps=sweeps)
@@ -101,10 +105,11 @@ def points_of(workload: Workload, seed: int) -> tuple[Point, ...]:
         return seed if workload.one_seed else point_seed(seed, point, repeat)
 
     ordered = [replace(p, seed=seed_of(p, 0)) for p in saturating_points(workload)]
-    for repeat in range(workload.most_repeats):
-        round_ = [replace(p, repeat=repeat, seed=seed_of(p, repeat)) for p in once.values()]
-        random.Random(f"{seed}/{repeat}").shuffle(round_)
-        ordered += round_
+    for start in range(workload.starts):
+        for repeat in workload.repeats_of(start):
+            round_ = [replace(p, repeat=repeat, start=start, seed=seed_of(p, repeat)) for p in once.values()]
+            random.Random(f"{seed}/{repeat}").shuffle(round_)
+            ordered += round_
     return tuple(ordered)
 
 
@@ -144,9 +149,15 @@ def saturating_points(workload: Workload) -> list[Point]:
 
 
 def _point(
-    workload: Workload, input_len: int, output_len: int, rate: float | None, concurrency: int | None, mix: tuple[Class, ...]
+    workload: Workload,
+    input_len: int,
+    output_len: int,
+    rate: float | None,
+    concurrency: int | None,
+    mix: tuple[Class, ...],
+    least: int,
 ) -> Point:
-    prompts = num_prompts(workload, rate, concurrency)
+    prompts = num_prompts(workload, rate, concurrency, least=least)
     duration = workload.duration_s if is_timed(workload, rate) else None
     load = load_words(workload, rate, duration, mix)
     return Point(input_len, output_len, rate, concurrency, prompts, 0, 0, (), load, duration, mix)
@@ -176,9 +187,22 @@ def is_timed(workload: Workload, rate: float | None) -> bool:
     return bool(workload.duration_s) and rate is None and not workload.ramp_up
 
 
-def num_prompts(workload: Workload, rate: float | None, concurrency: int | None) -> int:
-    """The requests of a point, or the different prompts of a timed one. With equally many for each prefix where prompts share
-    some, for vLLM's client sends no others."""
+def lasting(workload: Workload, share: float) -> Workload:
+    """The workload with the time that a point of a search lasts: the nearer the share is to 1, the fewer requests decide on it, and
+    the more a queue that begins empty flatters a short point. Without a search, the workload as it is."""
+    if workload.search.lowest is None or not workload.duration_s:
+        return workload
+    return replace(workload, duration_s=workload.duration_s * max(1.0, math.sqrt(LEAST_BEYOND / (1 - share))))
+
+
+def least_requests(workload: Workload, share: float) -> int:
+    """How many requests a point of a search has at least: search.beyond of them lie beyond the share's quantile."""
+    return 0 if workload.search.lowest is None else math.ceil(round(workload.search.beyond / (1 - share), 6))
+
+
+def num_prompts(workload: Workload, rate: float | None, concurrency: int | None, *, least: int = 0) -> int:
+    """The requests of a point, `least` or more, or the different prompts of a timed one. With equally many for each prefix where
+    prompts share some, for vLLM's client sends no others."""
     prompts = workload.num_prompts or 0
     if workload.duration_s and workload.ramp_up:
         prompts = math.ceil(ramp_requests(workload.ramp_up, workload.duration_s))
@@ -187,7 +211,7 @@ def num_prompts(workload: Workload, rate: float | None, concurrency: int | None)
     elif concurrency and workload.prompts_per_concurrency:
         prompts = min(prompts, concurrency * workload.prompts_per_concurrency)
     each = workload.num_prefixes if workload.dataset == "prefix_repetition" and workload.num_prefixes else 1
-    return -(-prompts // each) * each
+    return -(-max(prompts, least) // each) * each
 
 
 def ramp_requests(ramp: RampUp, duration_s: float) -> float:
@@ -259,7 +283,7 @@ def expected_hit_rate(workload: Workload, point: Point | None = None) -> float |
         return 0.0
     if workload.dataset != "prefix_repetition" or not workload.num_prefixes or not workload.prefix_len:
         return None
-    known = (point,) if point else points_of(replace(workload, repeats=1), 0)
+    known = (point,) if point else points_of(replace(workload, starts=1, repeats=1), 0)
     return max((_shared(workload.prefix_len, p.input_len, p.num_prompts / workload.num_prefixes) for p in known), default=None)
 
 

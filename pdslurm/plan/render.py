@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pdslurm.config import Device
+from pdslurm.config import Config, Device, Search, Workload
 from pdslurm.plan.commands import vllm_alone
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Process
 from pdslurm.plan.fairness import Compared, as_json, stale, values_text
@@ -15,8 +15,11 @@ from pdslurm.plan.fairness import lines as fairness_lines
 from pdslurm.plan.outline import Outline
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.points import Point, point_json, rate_sweeps
+from pdslurm.plan.power import as_json as power_json
+from pdslurm.plan.power import power_of, sentence
 from pdslurm.records.split_ratio import SATURATED
 
+STEADY_S = 60.0  # workload.duration_s from which on a point of a search is long enough to be little flattered by its beginning
 MANY = 32  # processes of a set beyond which the text shows the first and the last few
 
 
@@ -52,6 +55,8 @@ def plan_json(deployment: Deployment, compared: Sequence[Compared]) -> dict[str,
         "model": plan.config.model.name,
         "sets": [{"name": s.set.name, "arms": [a.arm.name for a in s.arms], "gpus": s.set.gpu_count} for s in deployment.sets],
         "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2)},
+        "power": power_json(power_of(plan.config)),
+        "cautions": list(_cautions(plan.config)),
         "fairness": as_json(compared),
         "processes": [*processes, process_json(deployment.client)],
         "points": points,
@@ -71,10 +76,12 @@ def _lines(outline: Outline) -> Iterator[str]:
     deployment, plan = outline.deployment, outline.plan
     yield opening(outline)
     yield from _alike_lines(outline)
+    if power := power_of(plan.config):
+        yield sentence(power)
     for bound in deployment.sets:
         yield ""
         slots = f"{bound.set.gpu_count} {'CPU slots' if _on_cpu(plan) else 'GPUs'}"
-        yield f"{bound.set.name}: {len(bound.set.instances)} instance(s) on {slots}, loaded once"
+        yield f"{bound.set.name}: {len(bound.set.instances)} instance(s) on {slots}, loaded {_times(plan.config.workload.starts)}"
         yield from _engine_lines(bound, "slot" if _on_cpu(plan) else "GPU")
         for arm in bound.arms:
             yield from _arm_lines(arm)
@@ -96,7 +103,7 @@ def _point_lines(plan: Plan) -> Iterator[str]:
     if listed:
         yield f"points, in this order, for each arm ({len(listed)}):" if not swept else "sent at once to the plain arm:"
     for point in listed:
-        later = "" if point.repeat < workload.repeats else ", if workload.until asks for it"
+        later = "" if point.repeat < workload.sure_repeats else ", if workload.until asks for it"
         yield f"  {point.id:<34} {_amount(point)}, seed {point.seed}, sweeps: {', '.join(point.sweeps)}{later}"
     for (which, repeat), sweep in swept.items():
         if repeat == 0:
@@ -104,9 +111,26 @@ def _point_lines(plan: Plan) -> Iterator[str]:
             bound = f", at most {which[3]} in flight" if which[3] else ""
             yield (
                 f"{which[0]} tokens in, {which[1]} out, {which[2]}{bound}: {len(sweep)} rates from {low.request_rate:g} to "
-                f"{high.request_rate:g} requests/s ({prompts}), of which each arm measures what leads to the highest that keeps "
-                f"slo={plan.config.slo.name}, {workload.repeats} times"
+                f"{high.request_rate:g} requests/s ({prompts}), of which each arm measures what leads to the highest that meets "
+                f"slo={plan.config.slo.name}{_around(workload.search)}, {_repeated(workload)}"
             )
+
+
+def _around(search: Search) -> str:
+    """Which rates a search measures beside those that lead to the capacity."""
+    words = [f"{search.beside} beside it on each side"] if search.beside else []
+    words += [f"what other SLOs need, down to 1/{search.cover:g} of it"] if search.cover is not None else []
+    return "".join(f", {each}" for each in words)
+
+
+def _repeated(workload: Workload) -> str:
+    if workload.starts == 1:
+        return _times(workload.repeats)
+    return f"{_times(workload.repeats)} in each of {workload.starts} starts"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _amount(point: Point) -> str:
@@ -116,8 +140,20 @@ def _amount(point: Point) -> str:
 
 
 def opening(outline: Outline) -> str:
-    """What a run says first: the summary, and what its arms differ in."""
-    return "\n".join([summary(outline.plan), *fairness_lines(outline.compared, stale(outline.deployment, outline.compared))])
+    """What a run says first: the summary, what its arms differ in, and what limits its answer."""
+    differing = fairness_lines(outline.compared, stale(outline.deployment, outline.compared))
+    cautions = (f"caution: {text}" for text in _cautions(outline.plan.config))
+    return "\n".join([summary(outline.plan), *differing, *cautions])
+
+
+def _cautions(config: Config) -> Iterator[str]:
+    """What a plan makes less certain than it needs to be, and is no error."""
+    duration_s = config.workload.duration_s
+    if config.workload.search.lowest is not None and duration_s and duration_s < STEADY_S:
+        yield (
+            f"workload.duration_s={duration_s:g} is below {STEADY_S:g}: a queue that begins empty flatters a short point, and a "
+            "search then finds too high a capacity (by 4 % at 60 s and a share of 0.9, by 10 % at 20 s and a share of 0.99)"
+        )
 
 
 def _alike_lines(outline: Outline) -> Iterator[str]:

@@ -26,6 +26,11 @@ def problems(config: Config, arms: Mapping[str, Topology]) -> Iterator[str]:
         yield f"launcher={kind.value}: starts engines itself, and attach says where they run already; use launcher=attach"
     if not config.attach and kind is not LauncherKind.attach:
         return
+    if config.workload.starts > 1:
+        yield (
+            f"workload.starts={config.workload.starts}: attach measures engines that run already, which pdslurm cannot load again; "
+            "use workload.starts=1"
+        )
     for name in config.attach:
         if name not in arms:
             yield f"attach.{name}: no such arm; use {', '.join(arms)}"
