@@ -77,6 +77,6 @@ def cautions(config: Config) -> list[str]:
         found.append("one host: no network between instances")
     if config.attach:
         found.append("endpoints that ran already: how they were started is not known")
-    if config.workload.repeats < 3:
-        found.append(f"{config.workload.repeats} repeat(s) a point")
+    if config.workload.sure_repeats < 3:
+        found.append(f"{config.workload.sure_repeats} repeat(s) a point")
     return found

@@ -66,8 +66,8 @@ def sentence(power: Power) -> str:
     now, more = ([_percent(power.ratio(starts, sd)) for sd in START_SDS] for starts in (n, n + 1))
     next_start = f"A {ORDINALS[n + 1]} start" if n + 1 in ORDINALS else f"With {n + 1} starts"
     return (
-        f"What {n} starts can tell apart: if starts of an arm differ by {small:.0%}, an arm that is {now[0]} better is found in 4 of "
-        f"5 such runs; if they differ by {large:.0%}, {now[1]}. {next_start}: {more[0]} and {more[1]}."
+        f"What {n} starts can tell apart: if starts of an arm differ by {small:.0%}, an arm that is {now[0]} better is found in "
+        f"4 of 5 such runs; if they differ by {large:.0%}, {now[1]}. {next_start}: {more[0]} and {more[1]}."
     ).replace("%", " %")
 
 

@@ -1,8 +1,7 @@
 """What is known of an arm's rate sweep in, the rate to measure next out, until its capacity and the rates around it are known.
 
-Pure.
-A rate meets the SLO when the SLO's share of its requests is good there. Every repeat sweeps the rates by itself, with seeds of its
-own, so that the capacities of the repeats have a spread, and arms are compared in pairs."""
+Pure. A rate meets the SLO when the SLO's share of its requests is good there. Every repeat sweeps the rates by itself, with seeds
+of its own, so that the capacities of the repeats have a spread, and arms are compared in pairs."""
 
 from __future__ import annotations
 
@@ -122,6 +121,7 @@ def expected_points(count: int, *, search: Search, is_first: bool) -> int:
     answer."""
     coarse, halvings = -(-count // search.fine), (search.fine - 1).bit_length()
     found = coarse.bit_length() + 1 + halvings if is_first else 3
-    beside = search.beside * (1 if is_first else 2)  # of the first sweep's halving one rate lies there already
-    cover = ABOVE + int(_fine_steps(search.cover, search) / (2 * search.fine)) if search.cover is not None else 0
-    return min(found + beside + cover, count)
+    around = search.beside if is_first else 2 * search.beside  # some of what a first sweep comes by lies there already
+    if search.cover is not None:
+        around += int(_fine_steps(search.cover, search) / (2 * search.fine)) + (0 if is_first else ABOVE)
+    return min(found + around, count)

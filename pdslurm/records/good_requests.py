@@ -81,14 +81,6 @@ def or_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def good_share(requests: Iterable[Mapping[str, float | None]], slo: Mapping[str, Any]) -> float | None:
-    """The share of good requests; None without any, or where nothing shows a latency that the SLO limits."""
-    rows = list(requests)
-    if not rows or any(is_unseen(name, rows) for name in LIMITED if slo.get(name) is not None):
-        return None
-    return float(sum(is_good(request, slo) for request in rows) / len(rows))
-
-
 def is_unseen(name: str, requests: Iterable[Mapping[str, float | None]]) -> bool:
     """Whether no request that was answered and has this latency shows it, as of whole answers without a stream: then nobody knows
     how many are good. Where some show it, one that does not is not good."""

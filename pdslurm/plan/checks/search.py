@@ -97,7 +97,7 @@ def _slo(config: Config) -> Iterator[str]:
     if not 0 < slo.share <= 1:
         yield f"slo.share={slo.share:g}: must lie above 0 and be at most 1"
     if slo.share == 1 and config.workload.search.lowest is not None:
-        yield "slo.share=1: workload.search needs a share below 1, for the worst of more requests is only worse; use 0.99 or less"
+        yield "slo.share=1: workload.search needs a share below 1, for the worst of more requests is worse; use 0.99 or less"
     if config.workload.search.lowest is not None and slo.demands_nothing:
         yield "slo=none: workload.search looks for the rate at which an SLO is kept; choose slo=chat or set slo.ttft_ms"
     for name in ("ttft_ms", "tpot_ms"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pdslurm import config as c
+from pdslurm.errors import ResultsError
 from pdslurm.measure.schedule import Schedule
 from pdslurm.plan.deployment import BoundArm, BoundSet
 from pdslurm.plan.points import Point, point_json
@@ -158,9 +159,10 @@ def test_without_until_there_are_no_more_repeats_than_configured(schedule: Calla
 def order(schedule: Schedule) -> list[tuple[str, tuple[int, ...]]]:
     """(arm, repeats) as they take turns, whole warm-ups marked; `|` where a set is loaded."""
     found: list[tuple[str, tuple[int, ...]]] = []
-    for bound, repeats in schedule.loads():
+    for load in schedule.loads():
         found.append(("|", ()))
-        found += [(turn.arm.arm.name + "*" * turn.is_first, turn.repeats) for turn in schedule.turns(bound, repeats)]
+        turns = schedule.turns(load.bound, load.repeats)
+        found += [(turn.arm.arm.name + "*" * turn.is_first, turn.repeats) for turn in turns]
     return found
 
 
@@ -176,13 +178,37 @@ def test_arms_that_share_instances_take_turns_in_a_new_order_each_repeat(schedul
     assert order(schedule({"arms": {**PD, "route_2": PLAIN["route_2"]}, "workload.repeats": 4})) == order(made)
 
 
-def test_sets_take_turns_where_asked(schedule: Callable[..., Schedule]) -> None:
-    made = schedule({"arms": PLAIN, "workload.repeats": 6, "workload.interleave": c.Interleave.sets})
+def test_every_start_loads_every_set_in_an_order_of_its_own(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": PLAIN, "workload.starts": 6, "workload.repeats": 2})
     turns = [turn for turn in order(made) if turn[0] != "|"]
     assert order(made).count(("|", ())) == 12
-    assert [repeats for _, repeats in turns] == [(r,) for r in range(6) for _ in range(2)]
+    assert [repeats for _, repeats in turns] == [(2 * start, 2 * start + 1) for start in range(6) for _ in range(2)]
+    assert [load.start for load in made.loads()] == [start for start in range(6) for _ in range(2)]
     firsts = {turns[i][0] for i in range(0, 12, 2)}
     assert firsts == {"route_2*", "route_4*"}
+    assert [turns[i][0] != turns[i + 1][0] for i in range(0, 12, 2)] == [True] * 6
+
+
+def test_in_every_start_arms_that_share_instances_take_turns_and_warm_up_whole_once(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({"arms": PD, "workload.starts": 2, "workload.repeats": 2})
+    found = order(made)
+    assert [n for n, (name, _) in enumerate(found) if name == "|"] == [0, 7]
+    for begin, repeats in ((1, (0, 1)), (8, (2, 3))):
+        assert [turn[1] for turn in found[begin : begin + 6]] == [(r,) for r in repeats for _ in range(3)]
+        assert [turn[0].endswith("*") for turn in found[begin : begin + 6]] == [True] * 3 + [False] * 3
+
+
+def test_points_say_their_start_and_those_of_one_start_are_as_ever(schedule: Callable[..., Schedule]) -> None:
+    """Whoever adds starts later goes on: what was measured is the first start."""
+    once = schedule({"workload.repeats": 2})
+    for point in once.points:
+        measured(once, point)
+    more = schedule({"workload.repeats": 2, "workload.starts": 3})
+    assert [(p.start, p.repeat) for p in more.points] == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
+    assert more.points[:2] == once.points
+    assert [p.repeat for p in open_points(more, more.arms[0])] == [2, 3, 4, 5]
+    assert point_json(more.points[-1])["start"] == 2
+    assert len({p.seed for p in more.points}) == 6
 
 
 def test_an_arm_keeps_its_router_where_nothing_takes_turns(schedule: Callable[..., Schedule]) -> None:
@@ -202,7 +228,7 @@ def test_a_turn_with_nothing_open_is_left_out(schedule: Callable[..., Schedule])
 
 SEARCH = {
     "splits": True, "workload.repeats": 3, "slo": c.Slo(ttft_ms=100.0),
-    "workload.search": c.Search(lowest=1.0, highest=32.0, step=2.0),
+    "workload.search": c.Search(lowest=1.0, highest=32.0, step=2.0, fine=1, beside=0),
 }  # fmt: skip
 SATURATED_PLAIN = Answers(400.0), Answers(100.0, 40.0), Answers(50.0, 8.0)  # prompts alone, whole answers, with few in flight
 LONG_PROMPTS = Answers(120.0), Answers(100.0, 100.0), Answers(50.0, 8.0)
@@ -214,8 +240,8 @@ def sweep_all(
     """Lets every arm measure what is open, the plain one first; an arm meets the SLO up to the rates in `capacity`. What
     was measured, in order: (arm, repeat, rate). `saturated`: what all plain instances do together."""
     done = []
-    for bound, repeats in schedule.loads():
-        for turn in schedule.turns(bound, repeats):
+    for load in schedule.loads():
+        for turn in schedule.turns(load.bound, load.repeats):
             name = turn.arm.arm.name
             for point in open_points(schedule, turn.arm, turn.repeats):
                 rate = point.request_rate
@@ -311,6 +337,100 @@ def test_an_arm_that_fell_behind_is_not_repeated(schedule: Callable[..., Schedul
     assert repeats == {"route_4": {0, 1, 2}, "pd_1p3d": {0}, "pd_2p2d": {0}, "pd_3p1d": {0, 1, 2}}
 
 
+def in_starts(schedule: Callable[..., Schedule], starts: int, repeats: int = 1, **search: Any) -> Schedule:
+    found = replace(SEARCH["workload.search"], **search)  # type: ignore[type-var]
+    return schedule({**SEARCH, "workload.search": found, "workload.starts": starts, "workload.repeats": repeats})
+
+
+def test_an_arm_that_fell_behind_in_the_first_start_is_measured_in_no_other(schedule: Callable[..., Schedule]) -> None:
+    capacity = {"route_4": 1.0, "pd_1p3d": 16.0, "pd_2p2d": 8.0, "pd_3p1d": 32.0}
+    done = sweep_all(in_starts(schedule, 3, 2, drop_below=0.6), capacity)
+    repeats = {arm: {repeat for a, repeat, _ in done if a == arm} for arm, _, _ in done}
+    assert repeats == {"route_4": set(range(6)), "pd_1p3d": {0, 1}, "pd_2p2d": {0, 1}, "pd_3p1d": set(range(6))}
+
+
+def test_a_set_whose_arms_all_fell_behind_is_not_loaded_again(schedule: Callable[..., Schedule]) -> None:
+    made = schedule({**SEARCH, "splits": False, "arms": PLAIN, "workload.starts": 2, "workload.repeats": 1,
+                     "workload.search": replace(SEARCH["workload.search"], drop_below=0.6)})  # type: ignore[type-var] # fmt: skip
+    sweep_all(made, {"route_2": 2.0, "route_4": 32.0})
+    starts = {(record.arm, record.point["start"]) for record in made.folder.records()}
+    assert starts == {("route_2", 0), ("route_4", 0), ("route_4", 1)}
+    assert not any(made.has_open(arm) for arm in made.arms)
+
+
+def test_a_later_start_begins_at_the_last_answer_by_fine_strides(schedule: Callable[..., Schedule]) -> None:
+    made = in_starts(schedule, 2, fine=2)
+    arm = made.arms[0]
+    rates: dict[int, list[float | None]] = {0: [], 1: []}
+    for start, capacity in ((0, 9.0), (1, 12.0)):
+        for point in open_points(made, arm, [start]):
+            rates[start].append(point.request_rate)
+            answered(made, arm, point, 1.0, 50.0 if (point.request_rate or 0) <= capacity else 500.0)
+    assert rates[0] == [8.0, 16.0, 11.3], "√2 apart, found by steps of 2"
+    assert rates[1] == [8.0, 11.3, 16.0]
+
+
+def test_the_plain_arm_that_suggests_a_ratio_is_loaded_first(schedule: Callable[..., Schedule]) -> None:
+    """Whatever the seed's order: without it no ratio would be left out."""
+    for seed in range(6):
+        made = schedule({**SEARCH, "workload.starts": 3, "workload.repeats": 1, "seed": seed,
+                         "workload.search": replace(SEARCH["workload.search"], neighbours=1)})  # type: ignore[type-var] # fmt: skip
+        assert next(made.loads()).bound.arms[0].arm.name == "route_4"
+    orders = {
+        tuple(load.bound.arms[0].arm.name for load in schedule({**SEARCH, "workload.starts": 2, "seed": seed}).loads())[2:]
+        for seed in range(6)
+    }
+    assert len(orders) == 2, "later starts have either order"
+
+
+def test_what_covers_other_slos_is_measured_up_to_an_overload(schedule: Callable[..., Schedule]) -> None:
+    made = in_starts(schedule, 1, highest=1024.0, cover=16.0)
+    arm = made.arms[0]
+    grows = (Check("steady_state", False, "the queue grows", {"holds_rate": False}),)
+    rates = []
+    for point in open_points(made, arm, [0]):
+        rate = point.request_rate or 0.0
+        rates.append(rate)
+        answered(made, arm, point, 1.0, 50.0 if rate <= 32 else 500.0, grows if rate >= 256 else ())
+    assert rates == [32.0, 64.0, 16.0, 128.0, 4.0, 256.0]
+    again = in_starts(schedule, 1, highest=1024.0, cover=16.0)
+    assert not again.has_open(again.arms[0], [0]), "an overload is known from the folder too"
+
+
+def test_an_invalid_point_leaves_the_rest_of_its_sweep(schedule: Callable[..., Schedule]) -> None:
+    made = in_starts(schedule, 1, highest=1024.0, cover=16.0)
+    arm = made.arms[0]
+    rates = []
+    for point in open_points(made, arm, [0]):
+        rate = point.request_rate or 0.0
+        rates.append(rate)
+        if rate == 16.0:
+            measured(made, point, valid=False, invalid_reasons=("x",))
+        else:
+            answered(made, arm, point, 1.0, 50.0 if rate <= 32 else 500.0)
+    assert rates == [32.0, 64.0, 16.0, 16.0, 128.0, 4.0, 256.0, 512.0, 1020.0], "to the highest: nothing was overloaded"
+
+
+def test_the_requests_of_an_empty_queue_do_not_decide_whether_a_rate_meets_the_slo(schedule: Callable[..., Schedule]) -> None:
+    """Six of ten requests are good, of which the first four found the queue empty: two of the six that count."""
+    made = searching(schedule)
+    arm, slo = made.arms[0], made.slo
+    answered(made, arm, next(open_points(made, arm, [0])), 1.0, 50.0)
+    record = next(iter(made.folder.records()))
+    path = made.folder.beside_raw(record, "requests")
+    lines = [",".join(REQUEST_COLUMNS), *[f"{n},128,32,{50 if n < 6 else 500},9,9,2000,1" for n in range(10)]]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert slo.ttft_ms == 100.0
+    made.slo = replace(slo, share=0.4)
+    assert made._meets_slo(record) is False
+    made.slo = replace(slo, share=0.3)
+    assert made._meets_slo(record) is True
+    path.unlink()
+    with pytest.raises(ResultsError, match="requests"):
+        made._meets_slo(record)
+    assert made._meets_slo(replace(record, valid=False)) is None
+
+
 def test_a_rate_that_is_invalid_leaves_its_sweep_and_the_others_go_on(schedule: Callable[..., Schedule]) -> None:
     made = searching(schedule)
     arm = made.arms[0]
@@ -371,9 +491,9 @@ def test_prompts_are_made_ahead_for_the_rates_around_an_arm_s_highest(schedule: 
 
 
 def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(schedule: Callable[..., Schedule]) -> None:
-    made = searching(schedule, neighbours=1, highest=1024.0)
+    made = in_starts(schedule, 3, neighbours=1, highest=1024.0, fine=4, beside=1, cover=4.0)
     done = sweep_all(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
     plan = made.tasks.deployment.plan
-    assert len(plan.points) == 3 + 3 * 11
+    assert len(plan.points) == 3 + 3 * 41
     mine = sum(arm == "route_4" for arm, _, _ in done)
     assert mine / 2 <= len(plan.sure_points) <= 2 * mine

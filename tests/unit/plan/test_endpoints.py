@@ -101,6 +101,10 @@ def test_only_what_is_known_is_compared(make_config: MakeConfig) -> None:
             "attach.pd.url=http://a:99999: must be http://HOST:PORT",
         ),
         ({**KIND}, "attach.test: missing; say where it runs: '+attach={test: {url: http://HOST:PORT, both: [http://HOST:PORT]}}'"),
+        (
+            both_arms() | {"workload.starts": 3},
+            "workload.starts=3: attach measures engines that run already",
+        ),
         (both_arms(third=Endpoint(ROUTER)), "attach.third: no such arm; use pd, route"),
         (both_arms(pd=Endpoint("front:8000", prefill=[P], decode=[D])), "attach.pd.url=front:8000: must be http://HOST:PORT"),
         (both_arms(pd=Endpoint(ROUTER, prefill=[P], decode=[D + "/v1"])), "attach.pd.decode=http://d:8200/v1: must be http://HOST"),

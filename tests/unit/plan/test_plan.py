@@ -105,6 +105,7 @@ def test_an_allocation_is_as_large_as_its_largest_arm(make_config: MakeConfig) -
     [
         ({"workload.num_prompts": 2000}, {"workload.num_prompts": 1000}),
         ({"workload.repeats": 2}, {"workload.repeats": 1}),
+        ({"workload.starts": 2}, {"workload.repeats": 2}),
         ({"workload.sweeps": {"s": c.Sweep([4096], [32])}}, {"workload.sweeps": {"s": c.Sweep([128], [32])}}),
         ({"workload.sweeps": {"s": c.Sweep([128], [512])}}, {"workload.sweeps": {"s": c.Sweep([128], [32])}}),
         (
@@ -117,7 +118,7 @@ def test_an_allocation_is_as_large_as_its_largest_arm(make_config: MakeConfig) -
         ),
         ({"topology.nodes": 1}, {"topology.nodes": 4, "workload.num_prompts": 10}),
     ],
-    ids=["prompts", "repeats", "input", "output", "concurrency", "rate", "nodes"],
+    ids=["prompts", "repeats", "loads of the engines", "input", "output", "concurrency", "rate", "nodes"],
 )
 def test_the_estimate_grows_with_the_work(make_config: MakeConfig, more: dict[str, Any], less: dict[str, Any]) -> None:
     assert build_plan(make_config(more)).estimate_s > build_plan(make_config(less)).estimate_s
@@ -278,3 +279,38 @@ def test_the_estimate_counts_the_warm_up_of_every_turn(make_config: MakeConfig) 
     assert warm_s(warmup_prompts=0) == 0.0
     once, each = warm_s(interleave=c.Interleave.none), warm_s(interleave=c.Interleave.arms)
     assert 0 < once < each <= 3 * once + 1e-9
+    assert warm_s(interleave=c.Interleave.none, starts=2) == pytest.approx(2 * once)
+    assert warm_s(interleave=c.Interleave.arms, starts=2) == pytest.approx(2 * each)
+
+
+def test_a_plan_counts_every_start(make_config: MakeConfig) -> None:
+    one, three = (build_plan(make_config({"workload.starts": n, "workload.repeats": 2})) for n in (1, 3))
+    assert [len(plan.sure_points) for plan in (one, three)] == [2, 6]
+    assert three.estimate_s == pytest.approx(3 * one.estimate_s)
+    assert "loaded 3 times" in plan_text(make_outline(three.config))
+
+
+# --- what it can tell apart
+
+
+def test_a_plan_says_what_its_starts_can_tell_apart(make_config: MakeConfig) -> None:
+    arms = {"r4": plain(4), "a": pd(1), "b": pd(2), "c": pd(3)}
+    outline = make_outline(make_config({"arms": arms, "workload.starts": 3, "workload.repeats": 1}))
+    assert "What 3 starts can tell apart: if starts of an arm differ by 2 %, an arm that is 12 % better" in plan_text(outline)
+    assert json.loads(dump_json(outline))["power"]["found"][0] == {"starts": 3, "start_sd": 0.02, "ratio": 1.122}
+    alone = make_outline(make_config())
+    assert "tell apart" not in plan_text(alone)
+    assert json.loads(dump_json(alone))["power"] is None
+
+
+@pytest.mark.parametrize(("duration_s", "searching", "is_said"), [(59.0, True, True), (60.0, True, False), (59.0, False, False)])
+def test_a_plan_warns_of_a_search_with_short_points(
+    make_config: MakeConfig, duration_s: float, searching: bool, is_said: bool
+) -> None:
+    search = c.Search(lowest=1.0 if searching else None)
+    sweeps = {"s": c.Sweep([128], [32], max_concurrency=[4])}
+    outline = make_outline(make_config({"workload.search": search, "workload.duration_s": duration_s, "workload.sweeps": sweeps,
+                                        "slo": c.Slo(ttft_ms=500.0)}))  # fmt: skip
+    said = "workload.duration_s=59 is below 60: a queue that begins empty flatters a short point"
+    assert (f"caution: {said}" in plan_text(outline)) is is_said
+    assert [text.startswith(said) for text in json.loads(dump_json(outline))["cautions"]] == [True] * is_said

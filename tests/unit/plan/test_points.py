@@ -111,6 +111,37 @@ def test_prompts_of_a_closed_loop(per_concurrency: int | None, concurrency: int 
 
 
 @pytest.mark.parametrize(
+    ("share", "duration_s", "beyond", "rate", "expected"),
+    [
+        pytest.param(0.9, 60.0, 10, 8.0, 480, id="as long as said at 90 %"),
+        pytest.param(0.5, 60.0, 10, 8.0, 480, id="and below"),
+        pytest.param(0.95, 60.0, 10, 8.0, 679, id="85 s at 95 %"),
+        pytest.param(0.99, 60.0, 10, 8.0, 1518, id="190 s at 99 %"),
+        pytest.param(0.9, 60.0, 10, 1.0, 100, id="ten beyond the quantile at 90 %"),
+        pytest.param(0.99, 60.0, 10, 4.0, 1000, id="ten beyond it at 99 %"),
+        pytest.param(0.9, 60.0, 0, 1.0, 60, id="none asked for"),
+        pytest.param(0.9, None, 10, 8.0, 256, id="a fixed number"),
+        pytest.param(0.99, None, 10, 8.0, 1000, id="a fixed number that is too small"),
+    ],
+)
+def test_a_point_of_a_search_lasts_as_long_as_its_share_needs(
+    share: float, duration_s: float | None, beyond: int, rate: float, expected: int
+) -> None:
+    search = Search(lowest=rate, highest=rate, beyond=beyond)
+    workload = of(repeats=1, num_prompts=256, duration_s=duration_s, search=search, sweeps={"s": Sweep([64], [128])})
+    assert [p.num_prompts for p in points_of(workload, 0, share=share)] == [expected]
+    swept = replace(workload, search=Search(), sweeps={"s": Sweep([64], [128], request_rate=[rate])})
+    assert points_of(swept, 0, share=share) == points_of(swept, 0), "without a search nothing depends on the share"
+
+
+def test_repeats_count_through_the_starts_and_those_of_the_first_start_are_as_ever() -> None:
+    once, thrice = points_of(PANELS, 0), points_of(replace(PANELS, starts=3), 0)
+    assert thrice[: len(once)] == once
+    assert {(p.start, p.repeat) for p in thrice} == {(n // 3, n) for n in range(9)}
+    assert len({p.seed for p in thrice}) == len({(p.id) for p in thrice}) == len(thrice) == 3 * len(once)
+
+
+@pytest.mark.parametrize(
     ("point", "expected"),
     [
         (one(), "i512-o256-rinf-cinf-rep0"),

@@ -55,7 +55,7 @@ def test_splits_beside_arms_are_refused(make_config: MakeConfig) -> None:
 
 
 def test_a_plan_with_a_search_tells_its_sweeps_and_not_every_rate(make_config: MakeConfig) -> None:
-    search = c.Search(lowest=1.0, highest=100.0, step=1.25, neighbours=1)
+    search = c.Search(lowest=1.0, highest=100.0, step=1.25, fine=1, beside=0, neighbours=1, beyond=0)
     config = with_splits(make_config({"splits": True, "workload.search": search, "workload.duration_s": 60.0,
                                       "slo": c.Slo("chat", ttft_ms=1000), "workload.repeats": 3}))  # fmt: skip
     text = plan_text(make_outline(config))
@@ -67,5 +67,12 @@ def test_a_plan_with_a_search_tells_its_sweeps_and_not_every_rate(make_config: M
     ]  # fmt: skip
     assert said[4] == (
         "128 tokens in, 32 out, random: 21 rates from 1 to 86.7 requests/s (60 to 5202 prompts), of which each arm measures what "
-        "leads to the highest that keeps slo=chat, 3 times"
+        "leads to the highest that meets slo=chat, 3 times"
+    )
+    whole = c.Search(lowest=1.0, highest=100.0, step=1.25, beside=1, cover=4.0, neighbours=1)
+    workload = replace(config.workload, search=whole, starts=3, repeats=1)
+    (line,) = [each for each in plan_text(make_outline(replace(config, workload=workload))).splitlines() if "tokens in," in each]
+    assert line.startswith("128 tokens in, 32 out, random: 83 rates from 1 to 97 requests/s (100 to 5820 prompts), of which")
+    assert line.endswith(
+        "meets slo=chat, 1 beside it on each side, what other SLOs need, down to 1/4 of it, once in each of 3 starts"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pdslurm.errors import ResultsError
-from pdslurm.records.good_requests import NEVER, good_share, is_good, judged_from_s, read_requests, slo_ratio
+from pdslurm.records.good_requests import NEVER, is_good, judged_from_s, read_requests, slo_ratio
 from pdslurm.records.measurement import REQUEST_COLUMNS
 
 SLO = {"ttft_ms": 500.0, "tpot_ms": 50.0, "e2el_ms": None}
@@ -31,17 +31,6 @@ GOOD: dict[str, float | None] = {"ok": 1.0, "ttft_ms": 500.0, "tpot_ms": 50.0, "
 )
 def test_a_good_request(changes: dict[str, float | None], good: bool) -> None:
     assert is_good({**GOOD, **changes}, SLO) is good
-
-
-def test_the_share_of_good_requests() -> None:
-    late = {**GOOD, "ttft_ms": 900.0}
-    assert good_share([GOOD, GOOD, GOOD, late], SLO) == 0.75
-    assert good_share([late], dict.fromkeys(SLO)) == 1.0
-    assert good_share([], SLO) is None
-    unknown = {**GOOD, "ttft_ms": None}
-    assert good_share([GOOD, unknown], SLO) == 0.5, "what one request does not show is not good"
-    assert good_share([unknown, unknown], SLO) is None, "what no request shows is not known"
-    assert good_share([{**GOOD, "tpot_ms": None, "output_len": 1.0}], SLO) == 1.0
 
 
 def test_requests_are_read_with_what_is_unknown(tmp_path: Path) -> None:
@@ -85,7 +74,21 @@ def test_a_point_meets_the_slo_exactly_where_its_ratio_is_at_most_1() -> None:
     assert slo_ratio(columns_of([400.0] * 8 + [2000.0] * 2), slo, 0.9) == pytest.approx(4.0)
     assert slo_ratio(columns_of([400.0] * 8, ok=0.0), slo, 0.9) == NEVER, "what was not answered is not good"
     assert slo_ratio(columns_of([]), slo, 0.9) is None
-    assert slo_ratio(columns_of([float("nan")] * 3), slo, 0.9) is None, "nobody knows"
+    assert slo_ratio(columns_of([float("nan")] * 3), slo, 0.9) is None, "what no request shows is not known"
+    assert slo_ratio(columns_of([900.0]), dict.fromkeys(SLO), 0.9) == 0.0, "no demand"
+    three_of_four = columns_of([400.0] * 3 + [2000.0])
+    three_of_four["start_s"] = [0.0] * 4
+    assert [slo_ratio(three_of_four, slo, share) for share in (0.75, 0.76)] == pytest.approx([0.8, 4.0])
+
+
+def test_what_one_request_does_not_show_is_not_good_unless_it_has_none() -> None:
+    ttft, tpot = {"ttft_ms": 500.0}, {"tpot_ms": 50.0}
+    one_unknown = {**columns_of([400.0, 400.0]), "start_s": [0.0, 0.0], "ttft_ms": [400.0, float("nan")]}
+    assert slo_ratio(one_unknown, ttft, 0.5) == pytest.approx(0.8)
+    assert slo_ratio(one_unknown, ttft, 0.51) == NEVER
+    assert slo_ratio({**columns_of([400.0]), "tpot_ms": [float("nan")], "output_len": [1.0]}, tpot, 0.9) == 0.0, (
+        "one token has no TPOT"
+    )
 
 
 def test_the_first_residence_times_of_a_point_are_not_judged() -> None:

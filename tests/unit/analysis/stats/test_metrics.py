@@ -16,7 +16,7 @@ from analysis.load.frame import SETTING, load_runs, only
 from analysis.load.request_files import FINE, bins, good_count, reduce
 from analysis.stats import metrics, repeats, timeline
 from pdslurm.errors import ResultsError
-from pdslurm.records.good_requests import good_share
+from pdslurm.records.good_requests import is_good, slo_ratio
 from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS
 from tests.synthetic import Arm, Setting, record, write, write_csv
 from tests.synthetic import requests as made_up
@@ -59,8 +59,9 @@ def test_good_requests(given: dict[str, list[float]], bounds: slo.Slo, expected:
             {name: None if np.isnan(column[i]) else float(column[i]) for name, column in table.items()}
             for i in range(len(table["ok"]))
         ]
-        share = good_share(rows, bounds)
-        assert (NAN if share is None else share * len(rows)) == pytest.approx(expected, nan_ok=True)
+        is_known = slo_ratio({**{name: list(table[name]) for name in table}, "start_s": [0.0] * len(rows)}, bounds, 0.5) is not None
+        good = sum(is_good(row, bounds) for row in rows) if is_known else NAN
+        assert good == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_request_file_is_read_and_reduced(tmp_path: Path) -> None:

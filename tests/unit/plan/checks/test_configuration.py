@@ -53,6 +53,9 @@ def sweep(*lengths: int, **more: Any) -> dict[str, c.Sweep]:
         pytest.param(
             {"topology.prefill": 1, "topology.as_decode": c.Role(tensor_parallel=4, gpus=8)}, id="NIXL joins TP 8 and TP 4"
         ),
+        pytest.param({"workload.search": c.Search(lowest=2.0, step=1.05), "slo": c.Slo(ttft_ms=9.0)}, id="as fine as digits allow"),
+        pytest.param({"slo": c.Slo(ttft_ms=9.0, share=1.0)}, id="every request, where no rate is searched"),
+        pytest.param({"workload.starts": 3}, id="three starts"),
         pytest.param({"topology.extra_args": ["--max-num-seqs", "256", "--distributed-executor-backend=ray"]}, id="passed through"),
     ],
 )
@@ -413,6 +416,30 @@ def test_right_configurations_pass(make_config: MakeConfig, changes: dict[str, A
             {"workload.until": c.Until(rel_ci=0.1, metrics=[]), "workload.repeats": 3},
             ["workload.until.metrics=[]: empty; name what has to be known, output_throughput_tok_s say"],
             id="until what",
+        ),
+        pytest.param({"workload.starts": 0}, ["workload.starts=0: must be 1 or more"], id="no start"),
+        pytest.param(
+            {"workload.starts": 3, "workload.repeats": 3, "workload.until": c.Until(rel_ci=0.05)},
+            ["workload.starts=3 with workload.until.rel_ci=0.05: until adds repeats within a start; leave one of the two out"],
+            id="until in several starts",
+        ),
+        pytest.param(
+            {"workload.search": c.Search(lowest=2.0, fine=0, beside=-1, beyond=-1, cover=1.0), "slo": c.Slo(ttft_ms=9, share=1.0)},
+            [
+                "workload.search.fine=0: must be 1 or more",
+                "workload.search.beside=-1: must be 0 or more",
+                "workload.search.beyond=-1: must be 0 or more",
+                "workload.search.cover=1: must be above 1, or null for no more rates than the capacity needs",
+                "slo.share=1: workload.search needs a share below 1, for the worst of more requests is worse; use 0.99 or less",
+            ],
+            id="the rates around a capacity",
+        ),
+        pytest.param(
+            {"workload.search": c.Search(lowest=2.0, step=1.05, fine=5), "slo": c.Slo(ttft_ms=9.0)},
+            [
+                "workload.search.fine=5: divides search.step=1.05 into steps below 1.01, and rates have three digits; use at most 4"
+            ],
+            id="rates finer than their digits",
         ),
         pytest.param(
             {"workload.search": c.Search(lowest=4.0, highest=2.0, step=1.0, neighbours=-1, saturating_prompts=0, drop_below=1.5),
