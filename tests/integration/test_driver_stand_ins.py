@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_a_run_and_its_rerun(driver: Make) -> None:
     outcome = again.run()
     assert (outcome.measured, outcome.skipped) == (0, 3)
     assert logs(again) == logs(first), "nothing was started"
+
+
+def test_every_start_loads_the_engines_again_and_its_records_say_so(driver: Make) -> None:
+    made = driver({"workload.starts": 2, "workload.repeats": 2, "workload.sweeps": {"all": c.Sweep([64], [32])}})
+    outcome = made.run()
+    records = sorted(made.folder.records(), key=lambda record: record.point["repeat"])
+    assert (outcome.measured, outcome.failed, outcome.invalid) == (4, 0, 0)
+    assert [(r.point["start"], r.point["repeat"]) for r in records] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    engines = [record.provenance["engines"] for record in records]
+    assert [(each["set"], each["start"]) for each in engines] == [("test", 0), ("test", 0), ("test", 1), ("test", 1)]
+    ready = [datetime.fromisoformat(each["ready_at"]) for each in engines]
+    assert ready[0] == ready[1] < ready[2] == ready[3]
+    assert all(at <= datetime.fromisoformat(r.started_at) for at, r in zip(ready, records, strict=True))
+    assert [name for name in logs(made) if "engine0" in name] == ["test/engine0.2.log", "test/engine0.log"]
+    said = Path(made.journal.display.console.file.name).read_text()
+    assert "starting 2 engine process(es), start 2 of 2" in said
+    again = driver({"workload.starts": 2, "workload.repeats": 2, "workload.sweeps": {"all": c.Sweep([64], [32])}})
+    assert again.run().skipped == 4
 
 
 def test_every_record_says_what_its_arm_was_warmed_by(driver: Make) -> None:
@@ -415,7 +434,7 @@ def test_a_disk_that_is_full_ends_a_run(driver: Make) -> None:
 
 def test_a_search_climbs_and_has_prompts_made_while_engines_load(driver: Make, tmp_path: Path) -> None:
     sweeps = {"all": c.Sweep([64], [32])}
-    search = c.Search(lowest=0.1, highest=6.4, step=2.0)
+    search = c.Search(lowest=0.1, highest=6.4, step=2.0, fine=1, beside=0, beyond=0)
     changes = {"workload.sweeps": sweeps, "workload.search": search, "workload.duration_s": 1.0, "workload.repeats": 2}
     made = driver({**changes, "slo": c.Slo(ttft_ms=500.0)})
     waited: list[float] = []
