@@ -15,7 +15,7 @@ from pdslurm.config import Interleave
 from pdslurm.errors import ResultsError
 from pdslurm.plan.deployment import BoundArm, BoundSet
 from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
-from pdslurm.plan.rate_sweep import Known, highest_met, likeliest_first, middle, next_rate
+from pdslurm.plan.rate_sweep import Known, highest_met, likely_rates, middle, next_rate
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import read_columns, slo_ratio
 from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
@@ -146,8 +146,8 @@ class Schedule:
         for (which, repeat), sweep in self.sweeps.items():
             is_known = best[which] >= 0
             around = best[which] if is_known else middle(len(sweep), search)
-            ranked = ((likeliest_first(n, around, search, is_known=is_known), repeat, n) for n in range(len(sweep)))
-            candidates += [(*rank, sweep[rank[-1]]) for rank in ranked if repeat in repeats]
+            likely = likely_rates(len(sweep), around, search, is_known=is_known) if repeat in repeats else {}
+            candidates += [(far, repeat, n, sweep[n]) for n, far in likely.items()]
         for _, _, _, point in sorted(candidates, key=lambda each: each[:3]):
             if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
                 yield self._task(arm, point)

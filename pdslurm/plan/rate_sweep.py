@@ -108,12 +108,11 @@ def _fine_steps(factor: float, search: Search) -> float:
     return search.fine * math.log(factor) / math.log(search.step) + 1e-9
 
 
-def likeliest_first(n: int, around: int, search: Search, *, is_known: bool) -> tuple[bool, int]:
-    """A key by which the rates sort that a sweep may come to, the likeliest first: the coarse ones around the middle, or, where a
-    capacity is known, what lies within a coarse step of it and then the coarse ones."""
-    away = abs(n - around)
-    is_fine = n % search.fine != 0
-    return is_fine and not (is_known and away <= search.fine), away
+def likely_rates(count: int, around: int, search: Search, *, is_known: bool) -> dict[int, int]:
+    """The rates that a sweep may come to, with how far from `around` they lie, the nearer the likelier: the coarse ones around the
+    middle, and, where `around` is a capacity, the fine ones within a coarse step of it."""
+    away = {n: abs(n - around) for n in range(count)}
+    return {n: far for n, far in away.items() if n % search.fine == 0 or (is_known and far <= search.fine)}
 
 
 def expected_points(count: int, *, search: Search, is_first: bool) -> int:
