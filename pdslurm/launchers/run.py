@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pdslurm.config import Access, Config, as_dict
+from pdslurm.config import Access, Config, Search, Workload, as_dict
 from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
@@ -50,7 +50,16 @@ def run_path(config: Config) -> Path:
     measured = {k: v for k, v in as_dict(config).items() if k not in NOT_MEASURED}
     for asked_of_slurm in ("slurm", "network", "ports"):
         measured["cluster"].pop(asked_of_slurm)
+    _drop_defaults(measured["workload"], Workload, ("starts",))
+    _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))
     return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
+
+
+def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -> None:
+    """Takes fields out of `values` that the schema got later and that have their defaults: folders of before keep their names."""
+    for name in added:
+        if values[name] == getattr(schema, name):
+            values.pop(name)
 
 
 def make_folder(path: Path, access: Access) -> None:
