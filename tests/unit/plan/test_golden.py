@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from omegaconf import open_dict
 
 from pdslurm.config import Config, register, to_config
@@ -114,6 +115,13 @@ def test_script(experiment: str, request: pytest.FixtureRequest) -> None:
     subprocess.run(["bash", "-n", file], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", file], check=True)
+
+
+def test_sets_take_turns_by_starts_and_not_by_interleave() -> None:
+    with pytest.raises(ConfigCompositionException) as caught:
+        composed("demo", "workload.interleave=sets")
+    assert "Invalid value 'sets', expected one of [none, arms]" in str(caught.value.__cause__)
+    assert composed("demo", "workload.starts=2").workload.starts == 2
 
 
 def test_a_load_that_vllm_cannot_send_is_told() -> None:
