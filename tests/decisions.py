@@ -21,8 +21,8 @@ import numpy as np
 from analysis.stats.capacity import AtRate, RatePoint, at_rate, capacity, judged
 from analysis.stats.inference import BETTER, SAME, UNDECIDED, WORSE, Arms, Score, compare, interval, spreads
 from analysis.stats.sweeps import as_score
-from pdslurm.config import Search
-from pdslurm.plan.points import seconds_of
+from pdslurm.config import Search, Workload
+from pdslurm.plan.points import lasting
 from pdslurm.plan.rate_sweep import Known, middle, next_rate, rates
 from pdslurm.validity.load import steady_state
 from tests.served import Server, requests_of
@@ -110,16 +110,17 @@ def log_speed_of(log_capacity: float, slo: str, share: float) -> float:
 
 
 def sweep(cell: Cell, log_speed: float, start: int, is_first: bool, rng: np.random.Generator) -> tuple[list[AtRate], int, int]:
-    """One start's rate sweep: how its points stand to the SLO, the number of the highest rate that met it, how many points it took."""
+    """One start's rate sweep: how its points stand to the SLO, the number of the highest rate that met it, the points it took."""
     search = Search(**{**vars(SEARCH), "highest": cell.highest})
-    every, meets, found, points = rates(search), {}, [], 0
+    every, found, points = rates(search), [], 0
+    lasts_s = lasting(Workload(name="simulated", duration_s=cell.duration_s, search=search), cell.share).duration_s or 0.0
+    meets: dict[int, bool] = {}
     overloaded: set[int] = set()
     closed: set[int] = set()
     while (n := next_rate(Known(meets, overloaded, closed), len(every), search=search, start=start, is_first=is_first)) is not None:
         for _ in range(TRIES):
             points += 1
-            duration_s = seconds_of(cell.duration_s, cell.share)
-            requests = requests_of(SERVER, math.exp(log_speed), every[n], duration_s, rng)
+            requests = requests_of(SERVER, math.exp(log_speed), every[n], lasts_s, rng)
             spans = np.column_stack([requests["start_s"], requests["start_s"] + requests["e2el_ms"] / 1000]).tolist()
             check = steady_state(spans, rate=every[n], concurrency=None)
             over, short = (check.ok is False and check.evidence["holds_rate"] is value for value in (False, None))
@@ -163,7 +164,7 @@ def _judge(tally: Tally, arms: Arms, truth: list[float], cell: Cell) -> None:
     tally.wrong += (found.outcome == BETTER and ratio <= 1) or (found.outcome == WORSE and ratio >= 1)
     tally.zero_width += found.low >= found.high
     tally.outcomes[found.outcome] += 1
-    if 0 < found.low and found.high < math.inf:
+    if found.low > 0 and found.high < math.inf:
         tally.widths.append(math.log(found.high / found.low) / 2)
     spread = spreads(arms)
     for (name, scores), true in zip(arms.items(), truth, strict=True):

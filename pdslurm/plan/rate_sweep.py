@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pdslurm.config import Search
 
+MOST_CLOSED = 4  # rates that could not be measured: with more of them the fault is not the rate's, and the bracket stays wide
 ABOVE = 2  # coarse rates above the capacity that are measured until one is overloaded, for the plan's cost
 
 
@@ -54,12 +55,21 @@ def next_rate(known: Known, count: int, *, search: Search, start: int, is_first:
     First two neighbouring rates of which the lower meets the SLO and the upper misses it, beginning at `start`: by coarse strides
     where `is_first`, else by fine ones. Then the rates beside them, then those that cover other SLOs, from the nearest on."""
     n = _next_of_bracket(known.meets_slo, count, min(max(start, 0), count - 1), search.fine if is_first else 1)
-    if n is not None and n not in known.closed:
-        return n
     if not known.meets_slo:
-        return None
-    wanted = (*_beside(known, search), *_cover(known, count, search))
+        return None if n in known.closed else n
+    if n is not None and (open_ := _nearest_open(n, known, count)) is not None:
+        return open_
+    wanted = (*_beside(known, search), *_ends(known.meets_slo), *_cover(known, count, search))
     return next((n for n in wanted if 0 <= n < count and n not in known.meets_slo and n not in known.closed), None)
+
+
+def _nearest_open(n: int, known: Known, count: int) -> int | None:
+    """`n`, or where that is closed the nearest open rate between the highest that meets the SLO and the lowest that misses it; None
+    where all or too many are closed."""
+    if n in known.closed and len(known.closed) > MOST_CLOSED:
+        return None
+    low, high = _bracket(known.meets_slo, count)
+    return min((k for k in range(low + 1, high) if k not in known.closed), key=lambda k: abs(k - n), default=None)
 
 
 def _next_of_bracket(outcomes: Mapping[int, bool], count: int, start: int, stride: int) -> int | None:
@@ -89,6 +99,16 @@ def _beside(known: Known, search: Search) -> Iterator[int]:
         yield low - k
         if high is not None:
             yield high + k
+
+
+def _ends(outcomes: Mapping[int, bool]) -> Iterator[int]:
+    """A rate above the highest where that meets the SLO, and one below the lowest where that misses it. Chance made a rate beneath
+    miss, or one above meet it: the capacity does not lie between two measured rates yet."""
+    lowest, highest = min(outcomes), max(outcomes)
+    if outcomes[highest]:
+        yield highest + 1
+    if not outcomes[lowest]:
+        yield lowest - 1
 
 
 def _cover(known: Known, count: int, search: Search) -> list[int]:

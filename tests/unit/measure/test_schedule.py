@@ -461,7 +461,7 @@ def test_a_rate_at_which_the_queue_grows_is_missed_though_its_measurement_is_inv
         rates.append(point.request_rate)
         checks = (grows,) if len(rates) == 1 else (grows, late)
         measured(made, point, valid=False, invalid_reasons=("x",), checks=checks)
-    assert rates == [8.0, 4.0, 4.0], "one that is invalid for another reason too says nothing"
+    assert rates == [8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0], "one that is invalid for another reason too says nothing"
     assert [p.request_rate for p in open_points(searching(schedule), arm, [0])] == [4.0]
 
 
@@ -473,7 +473,7 @@ def test_a_rate_that_missed_the_slo_before_it_was_steady_is_missed(schedule: Cal
     for point in open_points(made, arm, [0]):
         rates.append(point.request_rate)
         answered(made, arm, point, 1.0, 500.0 if len(rates) == 1 else 50.0, short)
-    assert rates == [8.0, 4.0, 4.0], "missed: no more; met: nobody knows, and it is tried once more"
+    assert rates == [8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0], "missed: no more; met: nobody knows, and it is tried once more"
     assert [p.request_rate for p in open_points(searching(schedule), arm, [0])] == [4.0]
 
 

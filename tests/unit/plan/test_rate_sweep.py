@@ -84,7 +84,9 @@ def test_a_sweep_begins_at_the_coarse_rate_in_the_middle(count: int, fine: int, 
             id="all is known: down to a quarter",
         ),
         pytest.param(Known({}, closed={40}), True, None, id="the first one cannot be measured"),
-        pytest.param(Known({40: True, 48: False}, closed={44}), True, 39, id="an invalid one in the bracket leaves the rest"),
+        pytest.param(Known({40: True, 48: False}, closed={44}), True, 43, id="beside an invalid one in the bracket"),
+        pytest.param(Known({40: True, 48: False}, closed=set(range(42, 47))), True, 39, id="too many invalid ones in the bracket"),
+        pytest.param(Known({40: True, 42: False}, closed={41}), True, 39, id="an invalid one alone in the bracket leaves the rest"),
         pytest.param(Known({40: True, 41: False}, closed={39, 42}), True, 44, id="an invalid one beside leaves the rest"),
         pytest.param(
             Known({39: True, 40: True, 41: False, 42: False}, closed={44}), True, 32, id="an invalid one above leaves the rest"
@@ -148,6 +150,18 @@ def test_a_sweep_ends_where_noise_lets_a_rate_pass_above_one_that_misses() -> No
             assert n not in outcomes
             outcomes[n] = n in (0, 1, 2, 3, 5, 6)
         assert highest_met(outcomes) == (3 if 4 in outcomes else 6)
+
+
+@pytest.mark.parametrize(("met", "expected"), [({3, 6}, 7), ({3, 6, 7}, 8)], ids=["the highest met it", "again, one further up"])
+def test_a_sweep_goes_on_above_where_its_highest_rate_met_the_slo(met: set[int], expected: int) -> None:
+    outcomes = {n: n in met for n in range(3, expected)}
+    search = replace(BARE, beside=1)
+    assert next_rate(Known(outcomes, closed={2}), 16, search=search, start=5, is_first=True) == expected
+
+
+def test_a_sweep_goes_on_below_where_its_lowest_rate_missed_the_slo() -> None:
+    known = Known({3: False, 4: True, 5: True, 6: False}, closed={0, 1})
+    assert next_rate(known, 16, search=replace(BARE, beside=1), start=5, is_first=True) == 2
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
