@@ -14,7 +14,7 @@ from pdslurm.errors import ResultsError
 from pdslurm.records.good_requests import is_exempt
 
 SHARES = (0.9, 0.95, 0.99)
-MOST = 12  # numbers of a grid, before those of the marks
+MOST = 14  # numbers of a grid, before those of the marks
 CLOSE = 1.08  # a number of the grid so near to a mark's gives way to it
 # The numbers of a decade, from coarse to fine. The finest series that has at most MOST numbers in the range is taken.
 SERIES = (
