@@ -8,15 +8,16 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.figures import activity, breakdown, crossover, distributions, goodput, latency, panels
+from analysis.figures import activity, attainment, breakdown, crossover, distributions, goodput, latency, panels, slo_map
 from analysis.figures.by_workload import MAX_PANELS, QUANTITIES, by_gpu, draw, require_used
 from analysis.figures.figure_files import Drawing
 from analysis.figures.style import SCREEN, Style
 from analysis.load import request_files
 from analysis.load.frame import SETTING
-from analysis.load.slo import EXAMPLE, Slo, slo_text
+from analysis.load.slo import EXAMPLE, SHARE, Slo, slo_text
 from analysis.stats import metrics, repeats, timeline
 from analysis.stats.repeats import evenly_spaced
+from analysis.stats.sweeps import slo_of, sweeps_of
 from pdslurm.records.measurement import BINS_PER_DECADE
 
 FILES = "request files (raw/ARM/*.requests.csv.gz) of valid records"
@@ -25,6 +26,8 @@ NEEDS = {
     "ttft_floor": "valid points at two or more input lengths, and an arm of one instance measured at them with max_concurrency 1 "
     "(the floor) or P/D arms whose KV transfers were counted",
     "goodput": f"valid points at two or more request rates with their {FILES}",
+    "attainment": f"an SLO, and two or more request rates of one arm with their {FILES}",
+    "slo_map": f"two or more request rates of both kinds of arms, with their {FILES} that show TTFT and TPOT",
     "pareto": "two valid points of the same lengths and load, with TPOT, throughput and the arm's GPUs",
     "cdf_ttft": f"{FILES}, with answers streamed",
     "cdf_e2el": FILES,
@@ -51,6 +54,9 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     yield _or_needs("ttft_floor", latency.over_floor(judged, panels.over(judged, "input_len"), style))
     good = metrics.with_goodput(judged, reduced)
     yield _or_needs("goodput", goodput.by_rate(good, rate_panels(good), slo, style)) if slo else ("goodput", NO_SLO)
+    sweeps, share = sweeps_of(judged), (slo_of(judged) or ({}, SHARE))[1]
+    yield _or_needs("attainment", attainment.attainment(judged, sweeps, slo, share, style) if slo else None)
+    yield _or_needs("slo_map", slo_map.of_sweeps(judged, sweeps, slo, share, style))
     yield _or_needs("pareto", goodput.pareto(metrics.with_rates(judged), style))
     for what in ("ttft", "e2el"):
         settings = len(with_requests(judged, what)[list(SETTING)].drop_duplicates())

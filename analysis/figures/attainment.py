@@ -131,7 +131,7 @@ def draw_capacity(ax: Axes, known: ArmCapacity, y: float, line: SeriesStyle, low
     _, lower, upper = known.per_gpu
     ends = [max(lower, low), min(upper, high)]
     ax.plot(ends, [y, y], color=line.colour, linewidth=2.6 * line.size, alpha=0.45, solid_capstyle="butt")
-    for end, is_open, arrow in zip(ends, (lower <= 0, upper == math.inf), "<>", strict=True):
+    for end, is_open, arrow in zip(ends, (lower < low, upper > high), "<>", strict=True):
         ax.plot([end], [y], marker=arrow if is_open else "|", color=line.colour, markersize=6 * line.size, clip_on=False)
     values = [start.value / known.gpus for start in known.starts if not math.isnan(start.value)]
     marks: dict[str, Any] = {"marker": line.marker, "markersize": MARKER_SIZE * line.size, "markerfacecolor": line.colour}

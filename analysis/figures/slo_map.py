@@ -18,10 +18,12 @@ from analysis.figures import crossover
 from analysis.figures.by_workload import caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.style import SCREEN, Style, canvas
+from analysis.load.slo import Slo
 from analysis.stats.inference import INTEREST, Comparison
-from analysis.stats.slo_grid import Mark
-from analysis.stats.slo_map import NOTHING, Cell, SloMap
-from analysis.stats.sweeps import LOAD, Load
+from analysis.stats.repeats import evenly_spaced
+from analysis.stats.slo_grid import PRESETS, Mark, own_mark, shares_with
+from analysis.stats.slo_map import NOTHING, Cell, SloMap, mappable, slo_map
+from analysis.stats.sweeps import LOAD, Load, Sweep
 from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED
 
 Kind = tuple[str, str | None]  # a cell's outcome and leaning
@@ -51,6 +53,7 @@ ROW, AROUND = (
     {True: 0.19, False: 0.155},
     {True: 0.62, False: 0.55},
 )  # inches: of a row of fields, of a panel beside them; on screen?
+MOST_LOADS = 2
 LEAST_FIELD = 0.36  # inches: a field that is narrower has no number
 NUMBER_SIZE, LETTER_SIZE = 6.5, 6.0
 SIDE = 0.75  # inches beside the fields of a panel
@@ -61,7 +64,20 @@ SAID = (
 )
 
 
-def slo_map(judged: pd.DataFrame, maps: Sequence[SloMap], marks: Sequence[Mark] = (), style: Style = SCREEN) -> Drawing | None:
+def of_sweeps(
+    judged: pd.DataFrame, sweeps: Sequence[Sweep], slo: Slo | None, share: float, style: Style = SCREEN
+) -> Drawing | None:
+    """The maps of the loads that have one, for each share; of very many loads some. `slo` is marked. None without any."""
+    loads = mappable(sweeps)
+    drawn = evenly_spaced(list(loads), MOST_LOADS if style.explains else 1)
+    own = own_mark(slo or {}, share)
+    found = [slo_map(loads[load], each, marked=own) for load in drawn for each in shares_with(share)]
+    return draw(judged, found, [*own, *PRESETS], style, skipped=len(loads) - len(drawn))
+
+
+def draw(
+    judged: pd.DataFrame, maps: Sequence[SloMap], marks: Sequence[Mark] = (), style: Style = SCREEN, *, skipped: int = 0
+) -> Drawing | None:
     """A panel for each map: of one load or several, each for one share of the requests or several. None without any."""
     if not maps:
         return None
@@ -69,7 +85,7 @@ def slo_map(judged: pd.DataFrame, maps: Sequence[SloMap], marks: Sequence[Mark] 
     lettered = letters([mark for mark in marks if any(is_on(mark, one) for one in maps)])
     handles: list[Artist] = [Patch(**FIELDS[kind], edgecolor="0.3", label=WORDS[kind]) for kind in shown]
     handles += [Patch(facecolor="none", edgecolor="black", linewidth=1.6, label=text) for text in legend_texts(lettered)]
-    caption = caption_of(judged, rows_of(judged, [one.load for one in maps]), SAID)
+    caption = caption_of(judged, rows_of(judged, [one.load for one in maps]), SAID, skipped=skipped)
     with mpl.rc_context(style.rc):
         heights = [AROUND[style.explains] + ROW[style.explains] * len(one.ttft_ms) for one in maps]
         lines = style.wrapped(caption, 2)

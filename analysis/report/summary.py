@@ -16,6 +16,8 @@ from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, compare
 from analysis.stats.repeats import comparable
+from analysis.stats.slo_grid import own_mark
+from analysis.stats.slo_map import answer_of_sweeps, mappable
 from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, slo_of, sweeps_of
 from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
 
@@ -56,7 +58,8 @@ def summary(frame: pd.DataFrame) -> str:
     decisions = decide_capacity(sweeps, *known) if known else ()
     by_arm = capacity_sentences(judged, used, sweeps) if sweeps else ranking(comparable(used))
     gone = repeats.withdrawn_text(judged)
-    said = ([f"{gone}."] if gone else [], verdict(comparable(used), decisions), by_arm, evidence(judged, used))
+    by_slo = slo_sentences(sweeps, *known) if known else []
+    said = ([f"{gone}."] if gone else [], verdict(comparable(used), decisions), by_slo, by_arm, evidence(judged, used))
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
@@ -77,6 +80,19 @@ def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequenc
         *suggestion.suggestion_text(used, rates),
         *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
+
+
+def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> list[str]:
+    """Sentences for the run's bound on TTFT and every bound on TPOT, of each load that has a map; none without such a bound."""
+    loads = mappable(sweeps) if "ttft_ms" in bounds else {}
+    said = []
+    for load, mine in loads.items():
+        inputs, outputs, _, name = load
+        what = f"{inputs:g} tokens in, {outputs:g} out" if name == "random" else name
+        said += [f"{what}:"] if len(loads) > 1 else []
+        said += answer_of_sweeps(mine, share, bounds["ttft_ms"], marked=own_mark(bounds, share))
+    others = ", ".join(name for name in bounds if name not in ("ttft_ms", "tpot_ms"))
+    return [*said, f"These sentences leave out the run's limit on {others}."] if said and others else said
 
 
 def ranking(used: pd.DataFrame) -> list[str]:

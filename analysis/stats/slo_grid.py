@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.load.slo import Slo
 from analysis.stats.capacity import RatePoint
 from analysis.stats.sweeps import Sweep
 from pdslurm.errors import ResultsError
@@ -49,14 +50,29 @@ PRESETS = (
 )
 
 
+def own_mark(slo: Slo, share: float) -> list[Mark]:
+    """The run's own SLO as a mark, where it limits both TTFT and TPOT."""
+    has_both = "ttft_ms" in slo and "tpot_ms" in slo
+    return [Mark(OWN, slo["ttft_ms"], slo["tpot_ms"], share)] if has_both else []
+
+
+def shares_with(share: float) -> list[float]:
+    """The shares that are asked about: those of SHARES, and this one."""
+    return sorted({*SHARES, share})
+
+
+def shows_both(sweeps: Sequence[Sweep]) -> bool:
+    """Whether some point shows TTFT, and some point TPOT: a grid needs both."""
+    return all(quantiles(sweeps, name, SHARES[:1]) for name in ("ttft_ms", "tpot_ms"))
+
+
 def grid(
     sweeps: Sequence[Sweep], share: float, *, marked: Sequence[Mark] = (), ttft_ms: Sequence[float] = ()
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Bounds on TTFT and on TPOT: from below the lowest quantile measured to above the largest, with those of `marked`, those of
     `ttft_ms`, and those of the presets that lie within. The same for each share of SHARES, so that maps compare. Raises
     ResultsError where no point shows both latencies."""
-    shares = sorted({*SHARES, share})
-    ranges = [quantiles(sweeps, name, shares) for name in ("ttft_ms", "tpot_ms")]
+    ranges = [quantiles(sweeps, name, shares_with(share)) for name in ("ttft_ms", "tpot_ms")]
     if not all(ranges):
         raise ResultsError("slo_map: no point shows both TTFT and TPOT; it needs answers that were streamed, of two tokens or more")
     plain = [nice_numbers(min(some), max(some)) for some in ranges]

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from analysis.load.slo import Slo
 from analysis.stats.inference import INTEREST, Arms, Comparison, Score, compare, interval, ratio_text, spreads
-from analysis.stats.slo_grid import Mark, grid, quantiles
+from analysis.stats.slo_grid import Mark, grid, quantiles, shares_with, shows_both
 from analysis.stats.sweeps import Load, Sweep, by_load, scores
 from analysis.stats.verdict import CAPACITY, DISAGGREGATE, MORE_STARTS, ONE_START, OUTCOMES, SAME, TOGETHER, UNDECIDED, Decision
 from pdslurm.errors import ResultsError
@@ -59,15 +59,20 @@ class SloMap:
         return [self.cells[ttft_ms, tpot_ms] for tpot_ms in self.tpot_ms]
 
 
+def mappable(sweeps: Sequence[Sweep]) -> dict[Load, list[Sweep]]:
+    """The sweeps of each load that both kinds of arms were swept at, and whose requests show TTFT and TPOT."""
+    kinds = {load: {sweep.disaggregated for sweep in mine} for load, mine in by_load(sweeps).items()}
+    return {load: mine for load, mine in by_load(sweeps).items() if len(kinds[load]) == 2 and shows_both(mine)}
+
+
 def slo_maps(
     sweeps: Sequence[Sweep], share: float, *, marked: Sequence[Mark] = (), ttft_ms: Sequence[float] = ()
 ) -> dict[Load, SloMap]:
-    """The map of each load whose rates were swept on both kinds of arms, on its default grid and the bounds `ttft_ms`."""
+    """The map of each load that has one (`mappable`), on its default grid and the bounds `ttft_ms`."""
     found = {}
-    for load, mine in by_load(sweeps).items():
-        if len({sweep.disaggregated for sweep in mine}) == 2:
-            rows, columns = grid(mine, share, marked=marked, ttft_ms=ttft_ms)
-            found[load] = slo_map(mine, share, ttft_ms=rows, tpot_ms=columns)
+    for load, mine in mappable(sweeps).items():
+        rows, columns = grid(mine, share, marked=marked, ttft_ms=ttft_ms)
+        found[load] = slo_map(mine, share, ttft_ms=rows, tpot_ms=columns)
     return found
 
 
@@ -139,6 +144,13 @@ def answers(asked: SloMap, others: Sequence[SloMap], ttft_ms: float) -> list[str
     same = [f"For {shares} of the requests the outcome is the same at every TPOT bound."] if alike else []
     said = [_sentence(each, ttft_ms) for each in (asked, *differ)]
     return [*said, *same, *_caution([asked, *differ], ttft_ms)]
+
+
+def answer_of_sweeps(sweeps: Sequence[Sweep], share: float, ttft_ms: float, *, marked: Sequence[Mark] = ()) -> list[str]:
+    """The sentences of `answers` for one load's sweeps, without the cells of other bounds on TTFT."""
+    _, columns = grid(sweeps, share, marked=marked)
+    rows = {each: slo_map(sweeps, each, ttft_ms=[ttft_ms], tpot_ms=columns) for each in shares_with(share)}
+    return answers(rows[share], list(rows.values()), ttft_ms)
 
 
 def _caution(said: Sequence[SloMap], ttft_ms: float) -> list[str]:
