@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from analysis.figures.by_workload import caption_of
 from analysis.figures.figure_files import Drawing
@@ -146,10 +146,15 @@ def set_axes(ax: Axes, rates: Sequence[float], low: float, high: float, bottom: 
     ax.xaxis.set_major_locator(FixedLocator(labelled(rates, low, high)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    ax.xaxis.set_major_formatter(FuncFormatter(rate_text))
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel("Request rate (requests/s/GPU)")
     ax.set_ylabel("Requests within the SLO (%)")
+
+
+def rate_text(value: float, _: object = None) -> str:
+    """`2.75`, `11.9`."""
+    return f"{value:.3g}"
 
 
 def labelled(rates: Sequence[float], low: float, high: float) -> list[float]:

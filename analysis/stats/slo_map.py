@@ -142,8 +142,8 @@ def answers(asked: SloMap, others: Sequence[SloMap], ttft_ms: float) -> list[str
     differ = [other for other in rest if other not in alike]
     shares = " and for ".join(f"{100 * other.share:g} %" for other in alike)
     same = [f"For {shares} of the requests the outcome is the same at every TPOT bound."] if alike else []
-    said = [_sentence(each, ttft_ms) for each in (asked, *differ)]
-    return [*said, *same, *_caution([asked, *differ], ttft_ms)]
+    said = [_sentence(each, ttft_ms, says_starts=False) for each in differ]
+    return [_sentence(asked, ttft_ms), *said, *same, *_caution([asked, *differ], ttft_ms)]
 
 
 def answer_of_sweeps(sweeps: Sequence[Sweep], share: float, ttft_ms: float, *, marked: Sequence[Mark] = ()) -> list[str]:
@@ -162,13 +162,13 @@ def _outcomes(asked: SloMap, ttft_ms: float) -> list[tuple[float, str, str | Non
     return [(cell.tpot_ms, cell.outcome, cell.leaning) for cell in asked.row(ttft_ms)]
 
 
-def _sentence(asked: SloMap, ttft_ms: float) -> str:
+def _sentence(asked: SloMap, ttft_ms: float, *, says_starts: bool = True) -> str:
     row = asked.row(ttft_ms)
     ranges = [list(some) for _, some in groupby(row, key=lambda cell: (cell.outcome, cell.leaning))]
     parts = [f"for {_range_text(asked, some)} {_outcome_text(some)}" for some in ranges]
     text = f"For TTFT ≤ {ttft_ms:g} ms for {100 * asked.share:g} % of the requests: {'; '.join(parts)}"
     known = f"; what other starts would show is not known ({MORE_STARTS})"
-    return f"{text}{known if any(cell.outcome == ONE_START for cell in row) else ''}."
+    return f"{text}{known if says_starts and any(cell.outcome == ONE_START for cell in row) else ''}."
 
 
 def _range_text(asked: SloMap, cells: Sequence[Cell]) -> str:
