@@ -61,7 +61,7 @@ def test_ten_thousand_records_are_loaded_and_drawn_in_time_and_memory(runs: Path
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()})
     wall_s = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 2 * 15  # PDF and PNG of all but the floor's neighbour, latency by concurrency
+    assert len(done.stdout.split()) == 2 * 17  # PDF and PNG of all but the floor's neighbour, latency by concurrency
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["latency_concurrency"]
     cpu_s, largest_kib = json.loads((tmp_path / "used.json").read_text())
     print({"wall_s": wall_s, "cpu_s": cpu_s, "largest_mib": largest_kib / 1024})

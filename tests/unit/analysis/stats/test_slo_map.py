@@ -191,6 +191,13 @@ def test_the_grid_has_the_marks_and_the_presets_within() -> None:
     assert all(b / a >= 1.02 for a, b in pairwise(rows))
 
 
+def test_an_overloaded_point_does_not_widen_the_grid() -> None:
+    """Its latencies only tell for how long a queue grew."""
+    (first, *others) = both()
+    late = RatePoint(99.0, made(1e6, 1e6), overloaded=True)
+    assert grid([replace(first, points=(*first.points, late)), *others], 0.9) == grid([first, *others], 0.9)
+
+
 def test_a_map_needs_both_kinds_and_answers_that_were_streamed() -> None:
     whole = [changed(sweep, ttft_ms=np.full(len(FACTORS), math.nan)) for sweep in both(starts=1)]
     assert mappable(known("pd_1p1d", 10, 20)) == {}
