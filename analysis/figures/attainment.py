@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from analysis.figures.by_workload import caption_of
+from analysis.figures.captions import caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import title_lines
 from analysis.figures.slo_map import load_text, rows_of

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from analysis.figures import crossover
-from analysis.figures.by_workload import caption_of
+from analysis.figures.captions import caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.style import SCREEN, Style, canvas
 from analysis.load.slo import Slo
