@@ -25,13 +25,15 @@ from analysis.load.frame import SETTING
 from analysis.load.provenance import Provenance
 from analysis.load.recheck import judge_records
 from analysis.report import measurement_sections, setup_sections
+from analysis.report.capacity_table import capacity_table
 from analysis.report.markup import Markup, html_table, join, tag
+from analysis.report.slo_panel import slo_panels
 from analysis.report.summary import summary
 from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
 from analysis.stats.inference import ratio_text
 from analysis.stats.repeats import comparable
-from analysis.stats.sweeps import slo_of, sweeps_of
+from analysis.stats.sweeps import Sweep, slo_of, sweeps_of
 from analysis.stats.verdict import decide_capacity, decisions_of
 from pdslurm.errors import ResultsError
 from pdslurm.records.whole_file import write_text
@@ -41,7 +43,7 @@ MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
 MOST_DECISIONS = 200  # settings whose comparisons are listed
 OPEN_CHARTS = 3  # of CHART_METRICS; the others are folded
 Section = tuple[str, str, Callable[[], object]]  # anchor, heading, what is in it
-SHORT = {"ttft": "TTFT", "plans": "Arms"}  # in the menu, where it is not the heading
+SHORT = {"ttft": "TTFT", "plans": "Arms", "slo": "SLO", "capacities": "Capacity"}  # in the menu, where it is not the heading
 
 
 def verdict_text(frame: pd.DataFrame) -> str:
@@ -56,8 +58,11 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
     records = {str(today.path): today.record for today in judge_records(files)}
     runs = [Provenance(Path(folder)) for folder in dict.fromkeys(judged["folder"])]
     page = measurement_sections.page_of(judged, records, out.parent)
+    sweeps, known = sweeps_of(judged), slo_of(judged)
     sections: list[Section] = [
-        ("verdict", "Verdict", lambda: verdict(judged)),
+        ("verdict", "Verdict", lambda: verdict(judged, sweeps)),
+        ("slo", "Which SLO?", lambda: slo_panels(sweeps, known)),
+        ("capacities", "Capacity of each arm", lambda: capacity_table(sweeps, known)),
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
         ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),
@@ -115,17 +120,17 @@ def head(judged: pd.DataFrame, runs: Sequence[Provenance]) -> Markup:
     return join([tag("h1", title_of(judged)), banner, tag("p", line, class_="soft"), caution])
 
 
-def verdict(judged: pd.DataFrame) -> Markup:
+def verdict(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup:
     """The verdict's paragraphs as prose, each decision behind it as a row, the text's own table as it is."""
     *prose, last = verdict_text(judged.drop(columns=["use", "series"])).strip("\n").split("\n\n")
     if "\n" not in last or not prose:
         prose, last = [*prose, last], ""
     said = [tag("p", " ".join(p.split()), class_="verdict" if i == 0 else None) for i, p in enumerate(prose)]
     folded = tag("details", tag("summary", "The same as a table of text"), tag("pre", last, tabindex="0")) if last else None
-    return join([*said, decisions(judged), folded])
+    return join([*said, decisions(judged, sweeps), folded])
 
 
-def decisions(judged: pd.DataFrame) -> Markup | None:
+def decisions(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup | None:
     """The best P/D arm's number as a multiple of the best other arm's, at every setting; nothing where arms of one kind are
     missing."""
     used = comparable(judged[judged["use"] == "used"])
@@ -133,7 +138,7 @@ def decisions(judged: pd.DataFrame) -> Markup | None:
     if settings > MOST_DECISIONS:
         return tag("p", f"The comparisons at each of {settings} settings are not listed: there are too many.", class_="soft")
     known = slo_of(judged)
-    found = decisions_of(used, decide_capacity(sweeps_of(judged), *known) if known else ())
+    found = decisions_of(used, decide_capacity(sweeps, *known) if known else ())
     if not found:
         return None
     over = repeats.transports(used)

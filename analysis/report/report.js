@@ -88,6 +88,84 @@
     });
   }
 
+  // A panel of SLOs: a cell is one string, its parts between bars; the page's templates make sentences of them.
+  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (all, name) => (Object.hasOwn(values, name) ? values[name] : all));
+
+  const panel = (box) => {
+    const data = JSON.parse(box.dataset.map), says = box.querySelector(".says"), choice = box.querySelector("select");
+    const fields = [...box.querySelectorAll(".map .field")], shares = [...box.querySelectorAll(".share")];
+    let share = data.share, chosen = null;
+
+    const parts = (cell) => {
+      const [kind, mark, pd, plain, ratio, ...capacities] = cell.split("|");
+      return { kind: data.kinds[kind], mark, pd: data.arms[pd] || "", plain: data.arms[plain] || "", ratio, capacities };
+    };
+    const at = (n) => ({ n, ttft: data.bounds[n][0], tpot: data.bounds[n][1], share, cell: data.cells[share][n] });
+    const say = (one) => {
+      const said = parts(one.cell), words = fill(said.kind.says, said);
+      says.replaceChildren();
+      add(says, "p", fill(data.sentence, { ...one, words }));
+      const list = says.appendChild(document.createElement("ul"));
+      said.capacities.forEach((text, arm) => add(list, "li", `${data.arms[arm]}: ${text} requests/s per GPU`));
+    };
+    const choose = (one) => {
+      chosen = one;
+      fields.forEach((field, n) => {
+        field.tabIndex = n === (one.n ?? 0) ? 0 : -1;
+        if (n === one.n) field.setAttribute("aria-current", "true");
+        else field.removeAttribute("aria-current");
+      });
+      say(one);
+    };
+    const paint = () => {
+      fields.forEach((field, n) => {
+        const said = parts(data.cells[share][n]);
+        field.className = field.className.replace(/f-\w+/, `f-${said.kind.style}`);
+        field.textContent = said.mark;
+        const preset = field.dataset.preset ? `, ${field.dataset.preset}` : "";
+        field.setAttribute("aria-label", `${said.kind.legend}, ${said.mark}${preset}`);
+      });
+      for (const button of shares) button.setAttribute("aria-pressed", String(button.dataset.share === share));
+    };
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -data.columns, ArrowDown: data.columns };
+
+    fields.forEach((field, n) => {
+      field.addEventListener("mouseenter", () => say(at(n)));
+      field.addEventListener("mouseleave", () => say(chosen));
+      field.addEventListener("focus", () => say(at(n)));
+      field.addEventListener("blur", () => say(chosen));
+      field.addEventListener("click", () => { choice.value = ""; choose(at(n)); });
+      field.addEventListener("keydown", (event) => {
+        const step = moves[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const to = n + step, row = Math.floor(n / data.columns);
+        if (to < 0 || to >= fields.length || (Math.abs(step) === 1 && Math.floor(to / data.columns) !== row)) return;
+        fields[to].focus();
+      });
+    });
+    for (const button of shares) {
+      button.addEventListener("click", () => {
+        share = button.dataset.share;
+        choice.value = "";
+        paint();
+        choose(at(chosen.n ?? data.chosen));
+      });
+    }
+    choice.addEventListener("change", () => {
+      if (choice.value === "") return;
+      const [ttft, tpot, asked, cell] = data.presets[choice.value];
+      share = asked;
+      paint();
+      const n = data.bounds.findIndex((bound) => bound[0] === ttft && bound[1] === tpot);
+      choose(n < 0 ? { ttft, tpot, share, cell } : at(n));
+    });
+    box.querySelector(".controls").hidden = false;
+    box.querySelector(".row").hidden = true;
+    choose(at(data.chosen));
+  };
+  for (const box of document.querySelectorAll(".which")) panel(box);
+
   const opened = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     for (let box = target && target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;

@@ -1,0 +1,66 @@
+"""Rate sweeps and an SLO in; a table of every arm's capacity out, with intervals, each start's own value and what they stand on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.figures.panels import fixed_text
+from analysis.load.slo import Slo, slo_text
+from analysis.report.markup import Markup, html_table, join, tag
+from analysis.stats.capacity import Capacity
+from analysis.stats.sweeps import LOAD, ArmCapacity, Load, Sweep, arm_capacities
+
+HEADING = ["load", "arm", "GPUs", "requests/s", "requests/s per GPU", "each start, requests/s", "requests", "worth independent"]
+
+
+def capacity_table(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup | None:
+    """A row for each arm, of several loads for each arm and load; None where no rate was swept or no SLO is named."""
+    if not sweeps or not known:
+        return None
+    bounds, share = known
+    found = arm_capacities(sweeps, bounds, share)
+    loads = list(dict.fromkeys(load_text(each.load) for each in found))
+    first = 0 if len(loads) > 1 else 1
+    slo = f"{100 * share:g} % of the requests meet the SLO ({slo_text(bounds)})"
+    caption = (
+        f"Capacity: the highest request rate at which {slo}{'' if len(loads) > 1 else f', for {loads[0]}'}. "
+        "The interval is the 95 % interval over starts; of one start it holds for that start. "
+        "Requests of the point nearest to the capacity, and how many independent requests they are worth, are means over starts"
+    )
+    return html_table(HEADING[first:], [_row(each)[first:] for each in found], caption=caption, numbers=2)
+
+
+def _row(each: ArmCapacity) -> list[object]:
+    """Cells under HEADING."""
+    starts = join(tag("div", of_start(start)) for start in each.starts)
+    worth = (f"{each.requests:.0f}", f"{each.effective:.0f}") if each.requests else ("-", "-")
+    capacities = within(each.value, each.low, each.high), within(*each.per_gpu)
+    return [load_text(each.load), each.series, f"{each.gpus:g}", *capacities, starts, *worth]
+
+
+def load_text(load: Load) -> str:
+    """`input 2048 tokens, output 128 tokens, no bound in flight, random`."""
+    named: dict[str, float | str] = dict(zip(LOAD, load, strict=True))
+    return ", ".join(fixed_text(name, value) for name, value in named.items())
+
+
+def of_start(start: Capacity) -> str:
+    """A start's own capacity. Its value is not known where no two rates lie on both sides of it: then the bounds are."""
+    if math.isnan(start.value) and start.low > 0 and start.high < math.inf:
+        return f"from {digits(start.low)} to {digits(start.high)}"
+    return within(start.value, start.low, start.high)
+
+
+def within(value: float, low: float, high: float) -> str:
+    """`7.6 [5.4, 8.6]`, or what is known of it: `5.4 or more`, `8.6 or less`, `not known`."""
+    if low <= 0 and high == math.inf:
+        return "not known"
+    if low <= 0 or high == math.inf:
+        return f"{digits(high)} or less" if low <= 0 else f"{digits(low)} or more"
+    return f"{digits(value)} [{digits(low)}, {digits(high)}]"
+
+
+def digits(value: float) -> str:
+    """Three digits; a whole number from 1000 on."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
