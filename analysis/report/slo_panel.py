@@ -9,17 +9,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from analysis.figures.slo_map import WORDS
 from analysis.load.slo import SHARE, Slo
 from analysis.report.capacity_table import load_text, within
 from analysis.report.markup import Markup, join, tag
 from analysis.stats.inference import INTEREST, Comparison, ratio_text
 from analysis.stats.repeats import plural
-from analysis.stats.slo_grid import OWN, PRESETS, SHARES, Mark, grid
-from analysis.stats.slo_map import NOTHING, Cell, SloMap, answers, cell_of, slo_map
-from analysis.stats.sweeps import Sweep, by_load
+from analysis.stats.slo_grid import OWN, PRESETS, Mark, grid, own_mark, shares_with
+from analysis.stats.slo_map import NOTHING, Cell, SloMap, answers, cell_of, mappable, slo_map
+from analysis.stats.sweeps import Sweep
 from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED
-from pdslurm.errors import ResultsError
 
 MOST_PANELS = 6  # loads; a page with many would be large
 RATIO = "{pd} meets it at {ratio} times the requests/s per GPU of {plain}"
@@ -39,24 +40,19 @@ class Kind:
 
 
 KINDS: Mapping[tuple[str, str | None], Kind] = {
-    (DISAGGREGATE, None): Kind("pd", "disaggregate", f"disaggregate: {RATIO}"),
-    (TOGETHER, None): Kind("plain", "do not disaggregate", f"do not disaggregate: {RATIO}"),
-    (SAME, None): Kind("same", f"the same within {100 * INTEREST:g} %", f"it makes no difference of {100 * INTEREST:g} %: {RATIO}"),
-    (UNDECIDED, None): Kind("open", "cannot be told", f"it cannot be told: {RATIO}", mark="?"),
-    (ONE_START, DISAGGREGATE): Kind(
-        "pd1", "P/D is better in one start of each arm", f"in the one start of each arm {{pd}} is better: {RATIO}; {OTHERS}"
-    ),
-    (ONE_START, TOGETHER): Kind(
-        "plain1", "P/D is worse in one start of each arm", f"in the one start of each arm {{plain}} is better: {RATIO}; {OTHERS}"
-    ),
-    (ONE_START, None): Kind(
-        "one", "one start of each arm does not tell", f"the one start of each arm does not tell the two apart: {RATIO}", mark="?"
-    ),
-    (NOTHING, None): Kind(
-        "nothing", NOTHING, "nothing meets it: each arm misses it at the lowest rate of its measurements", mark="–"
-    ),
+    key: Kind(style, WORDS[key], says, mark)
+    for key, style, says, mark in (
+        ((DISAGGREGATE, None), "pd", f"disaggregate: {RATIO}", ""),
+        ((TOGETHER, None), "plain", f"do not disaggregate: {RATIO}", ""),
+        ((SAME, None), "same", f"it makes no difference of {100 * INTEREST:g} %: {RATIO}", ""),
+        ((UNDECIDED, None), "open", f"it cannot be told: {RATIO}", "?"),
+        ((ONE_START, DISAGGREGATE), "pd1", f"in the one start of each arm {{pd}} is better: {RATIO}; {OTHERS}", ""),
+        ((ONE_START, TOGETHER), "plain1", f"in the one start of each arm {{plain}} is better: {RATIO}; {OTHERS}", ""),
+        ((ONE_START, None), "one", f"the one start of each arm does not tell the two apart: {RATIO}", "?"),
+        ((NOTHING, None), "nothing", "nothing meets it: each arm misses it at the lowest rate of its measurements", "–"),
+    )
 }
-UNKNOWN = Kind("open", "cannot be told", "it cannot be told: the measured rates bound the ratio on neither side", mark="?")
+UNKNOWN = Kind("open", WORDS[UNDECIDED, None], "it cannot be told: the measured rates bound the ratio on neither side", mark="?")
 ORDER = (*KINDS.values(), UNKNOWN)
 
 
@@ -98,11 +94,10 @@ def _arms(ratio: Comparison | None) -> dict[str, str]:
 
 def slo_panels(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup | None:
     """A panel for each load whose rates were swept on both kinds of arms, the first one open; None where there is none."""
-    loads = [load for load, mine in by_load(sweeps).items() if len({sweep.disaggregated for sweep in mine}) == 2]
+    loads = mappable(sweeps)
     if not loads:
         return None
-    made = [(load, _panel(by_load(sweeps)[load], known)) for load in loads[:MOST_PANELS]]
-    said = [(load_text(load), panel) for load, panel in made]
+    said = [(load_text(load), _panel(mine, known)) for load, mine in islice(loads.items(), MOST_PANELS)]
     first = [tag("h3", said[0][0]), said[0][1]]
     more = [tag("details", tag("summary", words), panel) for words, panel in said[1:]]
     left = f"{plural(len(loads) - MOST_PANELS, 'more load')} without a panel: python -m analysis slo-map answers for each."
@@ -149,21 +144,18 @@ class Panel:
 
 
 def panel_of(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Panel:
-    """Raises ResultsError where no point shows both latencies."""
+    """Of the sweeps of one load that has a map (`mappable`)."""
     bounds, share = known or ({}, SHARE)
-    own = Mark(OWN, bounds["ttft_ms"], bounds["tpot_ms"], share) if {"ttft_ms", "tpot_ms"} <= set(bounds) else None
-    rows, columns = grid(sweeps, share, marked=[own] if own else [])
-    maps = {each: slo_map(sweeps, each, ttft_ms=rows, tpot_ms=columns) for each in sorted({*SHARES, share})}
-    marks = [*([own] if own else []), *PRESETS]
+    own = own_mark(bounds, share)
+    rows, columns = grid(sweeps, share, marked=own)
+    maps = {each: slo_map(sweeps, each, ttft_ms=rows, tpot_ms=columns) for each in shares_with(share)}
+    marks = [*own, *PRESETS]
     cells = [maps[m.share].cells.get((m.ttft_ms, m.tpot_ms)) or cell_of(sweeps, m.ttft_ms, m.tpot_ms, m.share) for m in marks]
-    return Panel(maps, share, own, tuple(zip(marks, cells, strict=True)))
+    return Panel(maps, share, own[0] if own else None, tuple(zip(marks, cells, strict=True)))
 
 
 def _panel(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup:
-    try:
-        panel = panel_of(sweeps, known)
-    except ResultsError as error:
-        return tag("p", str(error))
+    panel = panel_of(sweeps, known)
     data = json.dumps(as_data(panel), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     row = (tag("p", text) for text in answers(panel.shown, list(panel.maps.values()), panel.chosen.ttft_ms))
     parts = [_controls(panel), _says(panel), _table(panel), _legend(panel), tag("div", *row, class_="row")]

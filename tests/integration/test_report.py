@@ -30,6 +30,7 @@ from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Check, Measurement
 from pdslurm.records.whole_file import write_json
+from tests.swept import write_run
 from tests.unit.analysis.records_made import failed, invalid, record, two_arms, write
 
 EVIL = '<script>alert("1")</script>'
@@ -312,6 +313,19 @@ def test_each_decision_behind_the_verdict_is_a_row(tmp_path: Path) -> None:
         in section
     )
     assert "mean TTFT, lower is better pd_1p1d unknown route_2 1.5 [1.5, 1.5] times the other's 3 do not disaggregate" in section
+
+
+def test_a_run_whose_rates_were_swept_answers_for_every_slo(tmp_path: Path) -> None:
+    write_run(tmp_path, starts=1, rates=(3.0, 9.0, 16.0), duration_s=15.0)
+    page = page_html(load_runs([tmp_path]), tmp_path / "report.html")
+    places = [page.index(f'id="{anchor}"') for anchor in ("verdict", "slo", "capacities", "figures")]
+    assert places == sorted(places)
+    panel = read(page[places[1] : places[2]])
+    (box,) = panel.all("div", class_="which")
+    assert json.loads(box["data-map"])["arms"] == ["pd_2p2d", "route_4"]
+    assert "For TTFT ≤ 500 ms and TPOT ≤ 25 ms for 90 % of the requests: in the one start of each arm" in panel.text
+    assert "90 % of the requests meet the SLO (TTFT at most 500 ms, TPOT at most 25 ms)" in read(page[places[2] : places[3]]).text
+    assert 'id="slo"' not in page_of(tmp_path / "unswept", four())
 
 
 def test_many_records_are_linked_and_not_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
