@@ -1,9 +1,10 @@
-"""Rate sweeps and an SLO in; a table of every arm's capacity out, with intervals, each start's own value and what they stand on."""
+"""Rate sweeps and an SLO in; tables of every arm's capacity out, with intervals, each start's own value and what they stand on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from analysis.figures.panels import fixed_text
 from analysis.load.slo import Slo, slo_text
@@ -11,32 +12,32 @@ from analysis.report.markup import Markup, html_table, join, tag
 from analysis.stats.capacity import Capacity
 from analysis.stats.sweeps import LOAD, ArmCapacity, Load, Sweep, arm_capacities
 
-HEADING = ["load", "arm", "GPUs", "requests/s", "requests/s per GPU", "each start, requests/s", "requests", "worth independent"]
+HEADING = ["arm", "GPUs", "requests/s", "requests/s per GPU", "each start, requests/s", "requests", "worth independent"]
+MEANS = (
+    "The capacity of an arm is the highest request rate at which it meets the SLO. Its interval is the 95 % interval over starts; "
+    "of one start it holds for that start. The requests are those of the point nearest to the capacity, as a mean over starts, and "
+    "the last column says how many independent requests they are worth."
+)
 
 
-def capacity_table(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup | None:
-    """A row for each arm, of several loads for each arm and load; None where no rate was swept or no SLO is named."""
+def capacity_tables(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup | None:
+    """A table for each load with a row for each arm; None where no rate was swept or no SLO is named."""
     if not sweeps or not known:
         return None
     bounds, share = known
-    found = arm_capacities(sweeps, bounds, share)
-    loads = list(dict.fromkeys(load_text(each.load) for each in found))
-    first = 0 if len(loads) > 1 else 1
-    slo = f"{100 * share:g} % of the requests meet the SLO ({slo_text(bounds)})"
-    caption = (
-        f"Capacity: the highest request rate at which {slo}{'' if len(loads) > 1 else f', for {loads[0]}'}. "
-        "The interval is the 95 % interval over starts; of one start it holds for that start. "
-        "Requests of the point nearest to the capacity, and how many independent requests they are worth, are means over starts"
-    )
-    return html_table(HEADING[first:], [_row(each)[first:] for each in found], caption=caption, numbers=2)
+    slo = f"{slo_text(bounds)}, for {100 * share:g} % of the requests"
+    tables = []
+    for load, mine in groupby(arm_capacities(sweeps, bounds, share), key=lambda each: each.load):
+        rows = [_row(each) for each in mine]
+        tables.append(html_table(HEADING, rows, caption=f"Capacity under the SLO: {slo}; {load_text(load)}", numbers=2))
+    return join([tag("p", MEANS, class_="soft"), *tables])
 
 
 def _row(each: ArmCapacity) -> list[object]:
     """Cells under HEADING."""
     starts = join(tag("div", of_start(start)) for start in each.starts)
     worth = (f"{each.requests:.0f}", f"{each.effective:.0f}") if each.requests else ("-", "-")
-    capacities = within(each.value, each.low, each.high), within(*each.per_gpu)
-    return [load_text(each.load), each.series, f"{each.gpus:g}", *capacities, starts, *worth]
+    return [each.series, f"{each.gpus:g}", within(each.value, each.low, each.high), within(*each.per_gpu), starts, *worth]
 
 
 def load_text(load: Load) -> str:

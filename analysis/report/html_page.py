@@ -25,7 +25,7 @@ from analysis.load.frame import SETTING
 from analysis.load.provenance import Provenance
 from analysis.load.recheck import judge_records
 from analysis.report import measurement_sections, setup_sections
-from analysis.report.capacity_table import capacity_table
+from analysis.report.capacity_table import capacity_tables
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.slo_panel import slo_panels
 from analysis.report.summary import summary
@@ -62,7 +62,7 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
     sections: list[Section] = [
         ("verdict", "Verdict", lambda: verdict(judged, sweeps)),
         ("slo", "Which SLO?", lambda: slo_panels(sweeps, known)),
-        ("capacities", "Capacity of each arm", lambda: capacity_table(sweeps, known)),
+        ("capacities", "Capacity of each arm", lambda: capacity_tables(sweeps, known)),
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
         ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),

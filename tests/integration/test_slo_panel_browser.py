@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report.capacity_table import capacity_table
+from analysis.report.capacity_table import capacity_tables
 from analysis.report.html_page import document
 from analysis.report.markup import Markup, join, tag
 from analysis.report.slo_panel import Panel, panel_of, sentence, slo_panels
@@ -30,7 +30,7 @@ def panel() -> Panel:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "report.html"
-    body = join([tag("section", slo_panels(SWEEPS, KNOWN)), tag("section", capacity_table(SWEEPS, KNOWN))])
+    body = join([tag("section", slo_panels(SWEEPS, KNOWN)), tag("section", capacity_tables(SWEEPS, KNOWN))])
     file.write_text(document("a panel", Markup(), Markup(), body), encoding="utf-8")
     return file
 

@@ -14,7 +14,7 @@ import pytest
 
 from analysis.figures.slo_map import FIELDS
 from analysis.report import slo_panel
-from analysis.report.capacity_table import capacity_table, digits, of_start, within
+from analysis.report.capacity_table import capacity_tables, digits, of_start, within
 from analysis.report.html_page import HERE
 from analysis.report.markup import Markup
 from analysis.report.slo_panel import BETWEEN, KINDS, ORDER, Panel, kind_of, mark_of, panel_of, sentence, slo_panels
@@ -211,7 +211,7 @@ def test_many_loads_are_counted_and_not_drawn(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_arm_cannot_bring_its_own_markup() -> None:
     evil = swept(arms={EVIL: (10.0, 8.0), "pd_1p1d": (6.0, 12.0)})
-    for page in (slo_panels(evil, KNOWN), capacity_table(evil, KNOWN)):
+    for page in (slo_panels(evil, KNOWN), capacity_tables(evil, KNOWN)):
         assert page
         assert "<script" not in page
         assert EVIL in Read(page).text
@@ -220,19 +220,19 @@ def test_an_arm_cannot_bring_its_own_markup() -> None:
 
 
 def test_a_row_for_each_arm_has_its_capacity_and_that_of_each_start() -> None:
-    text = re.sub(r"\s+", " ", read(capacity_table(swept(), KNOWN)).text)
-    assert "90 % of the requests meet the SLO (TTFT at most 500 ms, TPOT at most 20 ms), for input 2048 tokens" in text
+    text = re.sub(r"\s+", " ", read(capacity_tables(swept(), KNOWN)).text)
+    assert "Capacity under the SLO: TTFT at most 500 ms, TPOT at most 20 ms, for 90 % of the requests; input 2048 tokens" in text
     assert re.search(r"route_2 2 8 \[7\.\d+, 8\.\d+\] 4 \[3\.\d+, 4\.\d+\] 8 \[.*\] 8\.08 \[.*\] 7\.92 \[.*\] 200 ", text)
     assert re.search(r"pd_1p1d 2 6 \[", text)
-    assert capacity_table(swept(), None) is None
-    assert capacity_table([], KNOWN) is None
+    assert capacity_tables(swept(), None) is None
+    assert capacity_tables([], KNOWN) is None
 
 
-def test_several_loads_are_told_apart_in_a_column() -> None:
+def test_each_load_has_a_table_of_its_own() -> None:
     loads = [swept(load=(length, 128.0, math.inf, "random")) for length in (1024.0, 2048.0)]
-    text = read(capacity_table([*loads[0], *loads[1]], KNOWN)).text
-    assert text.count("input 1024 tokens, output 128 tokens, no bound in flight, random") == 2
-    assert "for input" not in text
+    found = read(capacity_tables([*loads[0], *loads[1]], KNOWN))
+    assert [name for name, _ in found.elements].count("table") == 2
+    assert found.text.count("; input 1024 tokens, output 128 tokens, no bound in flight, random") == 1
 
 
 @pytest.mark.parametrize(
