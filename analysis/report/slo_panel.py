@@ -139,8 +139,8 @@ class Panel:
         if self.own:
             return self.shown.cells[self.own.ttft_ms, self.own.tpot_ms]
         cells = list(self.shown.cells.values())
-        telling = [cell for cell in cells if cell.outcome != NOTHING] or cells
-        return telling[len(telling) // 2]
+        known = [cell for cell in cells if cell.outcome != NOTHING] or cells
+        return known[len(known) // 2]
 
 
 def panel_of(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Panel:
