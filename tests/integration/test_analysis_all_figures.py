@@ -328,8 +328,8 @@ def test_a_part_below_0_lies_left_of_0_and_is_said(tmp_path: Path) -> None:
 def test_the_map_has_a_field_for_each_setting_with_the_lead_of_pd(tmp_path: Path) -> None:
     """1.5 times the other arm's number at 512, 0.8 times at 2048, and noise at 1024: better, worse, and of TTFT the contrary."""
     values = {512: (150.0, 151.0, 149.0), 2048: (80.0, 81.0, 79.0), 1024: (130.0, 70.0, 100.0)}
-    records = [record("pd_1p", (n, 256), i, value=v) for n, each in values.items() for i, v in enumerate(each)]
-    records += [record("route_2", (n, 256), i, value=100.0) for n in values for i in range(3)]
+    records = [record("pd_1p", (n, 256), i, start=i, value=v) for n, each in values.items() for i, v in enumerate(each)]
+    records += [record("route_2", (n, 256), i, start=i, value=100.0) for n in values for i in range(3)]
     made = crossover.crossover(repeats.judge(load_runs([save(tmp_path, records)])))
     assert made
     throughput, ttft, _ = made.figure.axes

@@ -304,15 +304,15 @@ def test_a_run_with_nothing_valid_makes_a_page_that_says_so(tmp_path: Path) -> N
 
 
 def test_each_decision_behind_the_verdict_is_a_row(tmp_path: Path) -> None:
-    records = [record(arm, repeat=i, value=v) for arm, v in (("pd_1p1d", 30.0), ("route_2", 20.0)) for i in range(3)]
+    records = [record(arm, repeat=i, start=i, value=v) for arm, v in (("pd_1p1d", 30.0), ("route_2", 20.0)) for i in range(3)]
     page = page_of(tmp_path, records)
     section = read(page[page.index('id="verdict"') : page.index('id="figures"')]).text
     assert "Disaggregate, by output tokens/s per GPU" in section
     assert (
-        "output tokens/s per GPU, higher is better pd_1p1d unknown route_2 1.5 [1.5, 1.5] times the other's 3 disaggregate"
+        "output tokens/s per GPU, higher is better pd_1p1d unknown route_2 1.5 [1.48, 1.52] times the other's 3 and 3 disaggregate"
         in section
     )
-    assert "mean TTFT, lower is better pd_1p1d unknown route_2 1.5 [1.5, 1.5] times the other's 3 do not disaggregate" in section
+    assert "mean TTFT, lower is better pd_1p1d unknown route_2 1.5 [1.48, 1.52] times the other's 3 and 3 do not disaggregate" in section
 
 
 def test_a_run_whose_rates_were_swept_answers_for_every_slo(tmp_path: Path) -> None:
