@@ -27,9 +27,11 @@ class Server:
 
 
 def requests_of(server: Server, speed: float, rate_per_s: float, duration_s: float, rng: np.random.Generator) -> dict[str, Column]:
-    """Poisson arrivals over about duration_s, all of them answered."""
+    """Poisson arrivals over duration_s, all of them answered. As `vllm bench serve` does (get_request in vllm/benchmarks/serve.py), they
+    are stretched so that exactly so many arrive in that time as the rate says."""
     count = max(int(np.ceil(rate_per_s * duration_s)), 2)
-    arrival = np.cumsum(rng.exponential(1 / rate_per_s, count))
+    arrival = np.cumsum(rng.exponential(1.0, count))
+    arrival *= count / rate_per_s / arrival[-1]
     service = server.prefill_s / speed * (1 + server.spread * rng.uniform(-1, 1, count))
     busy = np.cumsum(service)
     first = busy + np.maximum.accumulate(arrival - np.concatenate([[0.0], busy[:-1]]))  # Lindley

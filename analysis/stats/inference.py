@@ -17,7 +17,7 @@ The interval of the ratio between the best arm of one kind and the best of the o
 
 How often all of this errs is simulated with the project's own search: tests/decisions.py, docs/answers.md.
 
-Source: B. L. Welch 1947 with F. E. Satterthwaite's degrees of freedom, rounded down."""
+Source: B. L. Welch 1947 with F. E. Satterthwaite's degrees of freedom."""
 
 from __future__ import annotations
 
@@ -227,11 +227,12 @@ def _end(arms: Arms, spread: Mapping[str, Spread], pair: tuple[str, str], sign: 
     return middle + sign * t_above(LEVEL / arms_of_kind, freedom_of(parts)) * math.sqrt(sum(part for part, _ in parts))
 
 
-def freedom_of(parts: Sequence[tuple[float, Spread]]) -> int:
-    """Degrees of freedom of a sum of variances: the pool's own where both come from it, else Satterthwaite's, rounded down."""
+def freedom_of(parts: Sequence[tuple[float, Spread]]) -> float:
+    """Degrees of freedom of a sum of variances: the pool's own where both come from it, else Satterthwaite's."""
     if all(spread.pooled for _, spread in parts):
         return parts[0][1].freedom
-    return max(int(sum(p for p, _ in parts) ** 2 / sum(p**2 / (s.freedom or NO_SPREAD[1]) for p, s in parts) + 1e-9), 1)
+    freedom = sum(p for p, _ in parts) ** 2 / sum(p**2 / (s.freedom or NO_SPREAD[1]) for p, s in parts)
+    return max(round(freedom, 3), 1.0)
 
 
 def _best(arms: Arms, spread: Mapping[str, Spread]) -> str:

@@ -16,9 +16,9 @@ def t_95(freedom: int) -> float:
 
 
 @functools.cache
-def t_above(share: float, freedom: int) -> float:
-    """The value that Student's t with so many degrees of freedom exceeds with probability `share`, above 0 and below 0.5; NaN
-    without a degree of freedom."""
+def t_above(share: float, freedom: float) -> float:
+    """The value that Student's t with so many degrees of freedom exceeds with probability `share`, above 0 and below 0.5; NaN for
+    fewer than one."""
     if freedom < 1:
         return math.nan
     return _above(lambda t: beta_share(freedom / (freedom + t * t), freedom / 2, 0.5) / 2, share)

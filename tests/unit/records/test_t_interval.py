@@ -44,8 +44,11 @@ def test_relative_half_width(values: tuple[float, ...], share: float) -> None:
     assert relative_half_width(values) == pytest.approx(share, rel=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize(("share", "freedom", "t"), [(0.005, 4, 4.604), (0.0005, 9, 4.781), (0.05, 1, 6.314), (0.05, 7, 1.895)])
-def test_a_point_of_student_s_t_for_any_share(share: float, freedom: int, t: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "freedom", "t"),
+    [(0.005, 4, 4.604), (0.0005, 9, 4.781), (0.05, 1, 6.314), (0.05, 7, 1.895), (0.02, 3.077, 3.428), (0.025, 2.5, 3.575)],
+)  # those between whole numbers by integrating the density
+def test_a_point_of_student_s_t_for_any_share(share: float, freedom: float, t: float) -> None:
     assert t_above(share, freedom) == pytest.approx(t, abs=5e-4)
 
 

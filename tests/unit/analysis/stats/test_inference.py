@@ -66,6 +66,12 @@ def test_two_arms_are_compared_by_welchs_test() -> None:
     assert [math.log(end) for end in (found.value, found.low, found.high)] == pytest.approx([1.0, 1.0 - half, 1.0 + half], abs=1e-4)
 
 
+def test_welchs_degrees_of_freedom_may_lie_between_whole_numbers() -> None:
+    """Variances 0.01 and 0.04: (0.05)² / (0.01²/2 + 0.04²/2) = 2.941 degrees of freedom."""
+    found = compared({"a": [math.exp(x) for x in (0.9, 1.0, 1.1)]}, {"b": [math.exp(x) for x in (-0.2, 0.0, 0.2)]})
+    assert math.log(found.low) == pytest.approx(1.0 - t_above(0.02, 2.941) * math.sqrt(0.05 / 3))
+
+
 def test_alike_arms_pool_their_spread_and_pay_for_the_choice_of_the_best() -> None:
     """Three P/D arms of equal spread and one other: 8 degrees of freedom, a third of the level at the lower end."""
     spread = (-0.02, 0.0, 0.02)
