@@ -27,8 +27,8 @@ class Server:
 
 
 def requests_of(server: Server, speed: float, rate_per_s: float, duration_s: float, rng: np.random.Generator) -> dict[str, Column]:
-    """Poisson arrivals over duration_s, all of them answered. As `vllm bench serve` does (get_request in vllm/benchmarks/serve.py), they
-    are stretched so that exactly so many arrive in that time as the rate says."""
+    """Poisson arrivals over duration_s, all of them answered. They are stretched so that exactly as many arrive in that time as the
+    rate says, for `vllm bench serve` does so (get_request in vllm/benchmarks/serve.py)."""
     count = max(int(np.ceil(rate_per_s * duration_s)), 2)
     arrival = np.cumsum(rng.exponential(1.0, count))
     arrival *= count / rate_per_s / arrival[-1]
