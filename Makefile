@@ -12,7 +12,7 @@ ARGS ?=
 CA ?= $(SSL_CERT_FILE)
 WHEELS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup demo test test-fast check clean base-image image save
+.PHONY: help setup demo test test-fast check decisions clean base-image image save
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
 
@@ -42,6 +42,9 @@ test: setup      ## everything, with the real engine and, where it is installed,
 
 test-fast: .venv/.stamp  ## unit and golden tests, under 20 s
 	$(PY) -m pytest -n 2 tests/unit
+
+decisions: .venv/.stamp  ## how often the answer errs, by simulated experiments: the table in docs/answers.md, about an hour
+	$(PY) -m tests.decisions
 
 check: .venv/.stamp      ## ruff and mypy --strict; edits nothing
 	.venv/bin/ruff check .

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
+import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -32,9 +34,12 @@ SLOS: Mapping[str, Mapping[str, float]] = {
     "TTFT": {"ttft_ms": 500.0, "tpot_ms": 50.0},
     "TPOT": {"ttft_ms": 2000.0, "tpot_ms": 14.0},
 }
-SEARCH = Search(lowest=2.0, highest=60.0, step=1.25, fine=4, beside=1)
-GRID = tuple(math.log(1.6) * n / 6 for n in range(-6, 7))  # logarithms of speeds
+LOWEST = 2.0
+SEARCH = Search(lowest=LOWEST, highest=60.0, step=1.25, fine=4, beside=1)
+GRID = tuple(math.log(1.7) * n / 4 for n in range(-4, 5))  # logarithms of speeds; at speed 1 an arm is as good as all others
+HOURS = 4
 TRIES = 2
+CHUNK = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Cell:
     start_sd: float = 0.02
     noisy: int | None = None  # of all arms, P/D arms first, the one whose starts differ five times as much
     starts: int = 3
+    once: int | None = None  # of all arms, the one that is started once, as one that the search dropped after the first start
     slo: str = "TTFT"
     share: float = 0.9
     highest: float = SEARCH.highest
@@ -57,6 +63,7 @@ class Cell:
         words = [f"{100 * self.better:+.0f} %" if self.better else "equal", f"starts ±{100 * self.start_sd:g} %"]
         words += [f"{self.starts} starts"] if self.starts != 3 else []
         words += ["one arm five times noisier"] if self.noisy is not None else []
+        words += ["one arm started once"] if self.once is not None else []
         words += [f"limited by {self.slo}"] if self.slo != "TTFT" else []
         words += [f"share {self.share:g}"] if self.share != 0.9 else []
         words += [f"highest rate {self.highest:g}"] if self.highest != SEARCH.highest else []
@@ -73,12 +80,27 @@ class Tally:
     arms: int = 0
     arms_covered: int = 0
     zero_width: int = 0
+    splits: int = 0  # P/D arms that were taken for the suggested one, in turn
+    splits_wrong: int = 0  # "confirmed" of one that is not the best, "refuted" of one that is
+    splits_right: int = 0  # "confirmed" of the only best one
     widths: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     points: int = 0
+    starts: int = 0
 
     def add(self, other: Tally) -> None:
-        for name in ("runs", "covered", "wrong", "arms", "arms_covered", "zero_width", "points"):
+        for name in (
+            "runs",
+            "covered",
+            "wrong",
+            "arms",
+            "arms_covered",
+            "zero_width",
+            "points",
+            "splits",
+            "splits_wrong",
+            "splits_right",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.widths += other.widths
         self.outcomes += other.outcomes
@@ -88,15 +110,31 @@ class Tally:
 
 
 @functools.cache
-def log_capacities(slo: str, share: float) -> tuple[float, ...]:
-    """The logarithm of the capacity at each speed of GRID in points of an hour."""
+def law(slo: str, share: float) -> tuple[float, ...]:
+    """The logarithm of the capacity as a polynomial in the logarithm of the speed, the highest power first: fitted to points of an
+    hour at each speed of GRID, averaged over HOURS starts."""
+    found = np.array([_of_hours(log_speed, slo, share) for log_speed in GRID])
+    known = found > math.log(LOWEST)
+    return tuple(np.polyfit(np.array(GRID)[known], found[known], 4))
+
+
+def _of_hours(log_speed: float, slo: str, share: float) -> float:
+    """The mean logarithm of the capacity at one speed; NaN where it is below all rates. Rates are 3 % apart: first by halving, then
+    all those around the crossing."""
     rng = np.random.default_rng(7)
-    found = []
-    for log_speed in GRID:
-        low = 3.0 * math.exp(log_speed)
-        points = [_measured(low * 1.03**n, log_speed, slo, share, 3600.0, rng) for n in range(75)]
-        found.append(math.log(capacity([point for point in points if point]).value))
-    return tuple(found)
+
+    @functools.cache
+    def at(n: int, hour: int) -> AtRate:
+        found = _measured(LOWEST * math.exp(log_speed) * 1.03**n, log_speed, slo, share, 3600.0, rng)
+        assert found
+        return found
+
+    low, high = -1, 90
+    while high - low > 1:
+        half = (low + high) // 2
+        low, high = (half, high) if at(half, 0).ratio <= 1 else (low, half)
+    around = range(low - 2, high + 3)
+    return float(np.mean([np.log(capacity([at(n, hour) for n in around]).value) for hour in range(HOURS)]))
 
 
 def _measured(rate: float, log_speed: float, slo: str, share: float, duration_s: float, rng: np.random.Generator) -> AtRate | None:
@@ -105,8 +143,11 @@ def _measured(rate: float, log_speed: float, slo: str, share: float, duration_s:
 
 
 def log_speed_of(log_capacity: float, slo: str, share: float) -> float:
-    """The speed at which an arm has that capacity."""
-    return float(np.interp(log_capacity, log_capacities(slo, share), GRID))
+    """The speed at which an arm has that capacity, within GRID."""
+    speeds = np.linspace(GRID[0], GRID[-1], 200)
+    capacities = np.polyval(law(slo, share), speeds)
+    reached = capacities > math.log(LOWEST)
+    return float(np.interp(log_capacity, capacities[reached], speeds[reached]))
 
 
 def sweep(cell: Cell, log_speed: float, start: int, is_first: bool, rng: np.random.Generator) -> tuple[list[AtRate], int, int]:
@@ -138,7 +179,7 @@ def sweep(cell: Cell, log_speed: float, start: int, is_first: bool, rng: np.rand
 def experiment(cell: Cell, seed: int) -> Tally:
     """One whole experiment: every start of every arm, then the decision, held against the truth."""
     rng = np.random.default_rng(seed)
-    base = log_capacities(cell.slo, cell.share)[len(GRID) // 2]
+    base = law(cell.slo, cell.share)[-1]
     truth = [base + (math.log1p(cell.better) if n == 0 else 0.0) for n in range(sum(cell.arms))]
     names = [f"{'pd' if n < cell.arms[0] else 'route'}{n}" for n in range(len(truth))]
     arms: dict[str, list[Score]] = {}
@@ -146,10 +187,11 @@ def experiment(cell: Cell, seed: int) -> Tally:
     for n, (name, true) in enumerate(zip(names, truth, strict=True)):
         sd = cell.start_sd * (5 if n == cell.noisy else 1)
         at = middle(len(rates(SEARCH)), SEARCH)
-        for start in range(cell.starts):
+        for start in range(1 if n == cell.once else cell.starts):
             log_speed = log_speed_of(true + sd * rng.normal(), cell.slo, cell.share)
             found, at, points = sweep(cell, log_speed, at, start == 0, rng)
             tally.points += points
+            tally.starts += 1
             arms.setdefault(name, []).append(as_score(capacity(found), 1.0))
     _judge(tally, arms, truth, cell)
     return tally
@@ -166,6 +208,14 @@ def _judge(tally: Tally, arms: Arms, truth: list[float], cell: Cell) -> None:
     tally.outcomes[found.outcome] += 1
     if found.low > 0 and found.high < math.inf:
         tally.widths.append(math.log(found.high / found.low) / 2)
+    for n, name in enumerate(list(first)[:2] if len(first) > 1 else ()):
+        judged_split = compare({name: first[name]}, {other: of for other, of in first.items() if other != name})
+        assert judged_split
+        tally.splits += 1
+        is_best = cell.better > 0 and n == 0
+        tally.splits_wrong += judged_split.outcome == BETTER and not is_best
+        tally.splits_wrong += judged_split.outcome == WORSE and (is_best or not cell.better)
+        tally.splits_right += judged_split.outcome == BETTER and is_best
     spread = spreads(arms)
     for (name, scores), true in zip(arms.items(), truth, strict=True):
         _, low, high = interval(name, spread, scores)
@@ -178,6 +228,16 @@ def of_seeds(cell: Cell, seeds: range) -> Tally:
     total = Tally()
     for seed in seeds:
         total.add(experiment(cell, seed))
+    return total
+
+
+def tally_of(cell: Cell, runs: int, jobs: int) -> Tally:
+    """So many experiments, in several processes."""
+    law(cell.slo, cell.share)  # before the processes are forked, so that they know it
+    total = Tally()
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+        for part in pool.map(of_seeds, itertools.repeat(cell), [range(n, min(n + CHUNK, runs)) for n in range(0, runs, CHUNK)]):
+            total.add(part)
     return total
 
 
@@ -195,28 +255,41 @@ def cells() -> Iterator[Cell]:
     yield Cell((2, 1), better=0.5, start_sd=0.05)
     yield Cell((2, 1), better=0.2, starts=2)
     yield Cell((2, 1), better=0.2, starts=5)
+    yield Cell((3, 1), once=1)
+    yield Cell((3, 1), better=0.2, once=1)
     yield Cell((2, 1), better=0.2, slo="TPOT")
     yield Cell((2, 1), slo="TPOT")
     for better in (0.0, 0.2):
         yield Cell((2, 1), better=better, share=0.99)
-        yield Cell((2, 1), better=better, highest=16.0)  # rates end below the capacity
+        yield Cell(
+            (2, 1), better=better, highest=20.0
+        )  # in some starts, and in most of a better arm's, the highest rate meets the SLO
+        yield Cell((2, 1), better=better, highest=16.0)  # in nearly all
+
+
+HEAD = (
+    "experiment", "ratio's intervals that hold the truth", "arms' intervals that do", 'wrong "better"', "P/D is better", "the same",
+    "cannot be told", "half-width of the ratio", "split wrongly judged", "best split confirmed", "points of an arm and start",
+)  # fmt: skip
 
 
 def table(results: Mapping[Cell, Tally]) -> str:
     """A row for each cell, in Markdown."""
-    head = (
-        '| experiment | 95 % intervals of the ratio that hold the truth | of an arm\'s capacity | wrong "better" | P/D is better | '
-    )
-    head += "the same | cannot be told | half-width of the ratio | points an arm and start |"
-    lines = [head, "|---|" + "---:|" * 8]
+    lines = [f"| {' | '.join(HEAD)} |", "|---|" + "---:|" * (len(HEAD) - 1)]
     for cell, tally in results.items():
         half = f"{100 * math.expm1(float(np.median(tally.widths))):.0f} %" if tally.widths else "open"
-        shares = [f"{100 * tally.share(outcome):.1f} %" for outcome in (BETTER, SAME, UNDECIDED)]
-        lines.append(
-            f"| {cell.name} | {100 * tally.covered / tally.runs:.1f} % | {100 * tally.arms_covered / tally.arms:.1f} % | "
-            f"{100 * tally.wrong / tally.runs:.1f} % | {' | '.join(shares)} | {half} | "
-            f"{tally.points / tally.arms / cell.starts:.1f} |"
-        )
+        shares = [tally.covered / tally.runs, tally.arms_covered / tally.arms, tally.wrong / tally.runs]
+        shares += [tally.share(outcome) for outcome in (BETTER, SAME, UNDECIDED)]
+        wrong = f"{100 * tally.splits_wrong / tally.splits:.1f} %" if tally.splits else ""
+        right = f"{200 * tally.splits_right / tally.splits:.1f} %" if tally.splits and cell.better else ""
+        cells_ = [
+            *(f"{100 * share:.1f} %" for share in shares),
+            half,
+            wrong,
+            right,
+            f"{tally.points / tally.starts:.1f}",
+        ]
+        lines.append(f"| {cell.name} | {' | '.join(cells_)} |")
     return "\n".join(lines)
 
 
@@ -225,16 +298,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000, help="experiments of each cell")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
-    chunk = 20
     results: dict[Cell, Tally] = {}
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        for cell in cells():
-            log_capacities(cell.slo, cell.share)
-            ranges = [range(n, min(n + chunk, arguments.runs)) for n in range(0, arguments.runs, chunk)]
-            results[cell] = Tally()
-            for part in pool.map(of_seeds, [cell] * len(ranges), ranges):
-                results[cell].add(part)
-            print(table({cell: results[cell]}).splitlines()[-1], file=sys.stderr, flush=True)
+    for cell in cells():
+        results[cell] = tally_of(cell, arguments.runs, arguments.jobs)
+        print(table({cell: results[cell]}).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(results))
 
 
