@@ -89,21 +89,8 @@ class Tally:
     starts: int = 0
 
     def add(self, other: Tally) -> None:
-        for name in (
-            "runs",
-            "covered",
-            "wrong",
-            "arms",
-            "arms_covered",
-            "zero_width",
-            "points",
-            "splits",
-            "splits_wrong",
-            "splits_right",
-        ):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.widths += other.widths
-        self.outcomes += other.outcomes
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
     def share(self, outcome: str) -> float:
         return self.outcomes[outcome] / self.runs
@@ -191,6 +178,7 @@ def experiment(cell: Cell, seed: int) -> Tally:
             log_speed = log_speed_of(true + sd * rng.normal(), cell.slo, cell.share)
             found, at, points = sweep(cell, log_speed, at, start == 0, rng)
             tally.points += points
+            tally.starts += 1
             tally.starts += 1
             arms.setdefault(name, []).append(as_score(capacity(found), 1.0))
     _judge(tally, arms, truth, cell)
