@@ -179,7 +179,6 @@ def experiment(cell: Cell, seed: int) -> Tally:
             found, at, points = sweep(cell, log_speed, at, start == 0, rng)
             tally.points += points
             tally.starts += 1
-            tally.starts += 1
             arms.setdefault(name, []).append(as_score(capacity(found), 1.0))
     _judge(tally, arms, truth, cell)
     return tally
