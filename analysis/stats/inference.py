@@ -25,9 +25,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pdslurm.records.t_interval import f_above, half_width, t_above
+from pdslurm.records.t_interval import LEVEL, f_above, half_width, t_above
 
-LEVEL = 0.02  # of each end of an interval that is called 95 %
 OUTLIER = 0.1  # of the F test that keeps an arm out of the pool, shared by the arms
 LEAST_SD = 0.005  # two starts of one arm never differ by less than this in the long run, whatever few of them show
 NO_SPREAD = (0.1, 2)  # standard deviation and degrees of freedom where every start is censored, so that nothing shows a spread

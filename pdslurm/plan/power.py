@@ -1,21 +1,26 @@
 """How many starts and arms a plan has in; by how much an arm must be better for such a run to find it, out. Pure.
 
-The rule of the verdict, beforehand: the spread of the starts is pooled over all arms, and the best of several arms has to pass a
-threshold that is divided by their number."""
+The rule of the answer (analysis/stats/inference.py), beforehand, for scores that are normal. The spread between starts is pooled
+over all arms. The best arm of a kind pays for the choice, and has to be better than the one of the other kind that chance favours
+most."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from pdslurm.config import Config, arms_of
-from pdslurm.records.t_interval import MIN_REPEATS, t_above
+from pdslurm.records.t_interval import LEVEL, MIN_REPEATS, t_above
 
-REPEAT_SD = 0.03  # of the capacities that one start of an arm shows, as a share of their mean
+REPEAT_SD = 0.03  # of the capacities that one start of an arm shows, as a share of their mean (simulated: docs/answers.md)
 START_SDS = (0.02, 0.05)  # of the capacities of an arm's starts, as a share of their mean: small and large
-ERROR = 0.025  # how often one side of two that are equal may be called better
 FOUND = 0.8  # how often such a run finds an arm that is better by so much
+# By how much few starts need more than the formula says, for an arm's own spread counts where it is larger than the pool's, and two
+# arms alone are not pooled. Simulated with the code that decides: by the number of starts, the last for all larger ones.
+MORE = {2: 1.36, 3: 1.22, 4: 1.17, 5: 1.13, 6: 1.1}
+MORE_OF_TWO_ARMS = {2: 2.2, 3: 1.21, 4: 1.08, 5: 1.05, 6: 1.04}
 ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth"}
 
 
@@ -31,9 +36,20 @@ class Power:
         """How many times as high the better arm's capacity must be to be found in FOUND of the runs; NaN of one start."""
         if starts < 2:
             return math.nan
-        freedom = (self.pd_arms + self.plain_arms) * (starts - 1)
-        needed = t_above(ERROR / max(self.pd_arms, self.plain_arms), freedom) + t_above(1 - FOUND, freedom)
-        return math.exp(needed * math.hypot(start_sd, REPEAT_SD) * math.sqrt(2 / starts))
+        kinds = (self.pd_arms, self.plain_arms)
+        needed = max(_needed(starts, *kinds), _needed(starts, *reversed(kinds)))
+        return math.exp(needed * math.hypot(start_sd, REPEAT_SD))
+
+
+def _needed(starts: int, arms: int, others: int) -> float:
+    """By how many standard deviations of a start one of `arms` must be better than `others`, which are equal, to be found."""
+    normal = NormalDist()
+    highest = normal.inv_cdf((others - 0.375) / (others + 0.25))  # mean of the largest of so many (G. Blom 1958) …
+    spread = others**-0.24  # … and its standard deviation, nearly
+    threshold = t_above(LEVEL / arms, (arms + others) * (starts - 1)) * math.sqrt(2)
+    by_formula = (threshold + highest + normal.inv_cdf(FOUND) * math.hypot(1, spread)) / math.sqrt(starts)
+    more = MORE_OF_TWO_ARMS if arms + others == 2 else MORE
+    return by_formula * more[min(starts, max(more))]
 
 
 def power_of(config: Config) -> Power | None:
