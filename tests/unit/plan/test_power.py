@@ -19,7 +19,7 @@ PD = {f"p{n}": c.Topology(nodes=4, prefill=n, tensor_parallel=8) for n in (1, 2,
 
 def test_the_ratio_that_is_found_in_four_of_five_runs() -> None:
     """Three P/D arms, one plain arm. For a P/D arm t(0.02/3, 8) = 3.146 pays for the choice among three, and it needs (3.146·√2 +
-    0.8416·√2) / √3 · 1.22 = 3.97 standard deviations of 0.03606 or 0.05831. For the plain arm t(0.02, 8) = 2.449, and the largest of
+    0.8416·√2) / √3 · 1.22 = 3.97 standard deviations of 0.03606 or 0.05831. For the plain arm t(0.02, 8) = 2.449; the largest of
     three lies 0.869 above their mean, by Blom: it needs less."""
     found = [Power(3, *arms).ratio(3, sd) for arms in ((3, 1), (1, 3)) for sd in (0.02, 0.05)]
     assert found == pytest.approx([math.exp(3.97 * sd) for sd in (0.03606, 0.05831)] * 2, abs=0.002)
