@@ -151,8 +151,9 @@ def number_text(ratio: Comparison) -> str:
 
 
 def _short(value: float) -> str:
-    """`0.72`, `1.6`, `12`."""
-    return f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+    """`0.72`, `1.6`, `12`; more digits where a number would round to 1, which means equality."""
+    short = f"{value:.2f}" if value < 0.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+    return f"{value:.3g}" if short == "1.0" else short
 
 
 def is_on(mark: Mark, one: SloMap) -> bool:

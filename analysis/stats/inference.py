@@ -12,7 +12,8 @@ The interval of the ratio between the best arm of one kind and the best of the o
 - The lower end is the largest over the first kind's arms of the smallest over the other kind's arms of each pair's lower end, and
   the upper end likewise. The lower end errs only where some arm of the first kind looks too good against the other kind's truly
   best arm, so that its level is divided by the number of the first kind's arms (Bonferroni), the upper end's by the other's.
-- Choosing between the pool and an arm's own spread costs coverage: each end has a level of 2 % for an interval that is called 95 %.
+- Choosing between the pool and an arm's own spread costs coverage. The rules above leave enough for that in the ratio; the interval
+  of one arm's capacity has a level of 2 % at each end and is called 95 %.
 - An arm with fewer starts has wider intervals, and is named as the best of its kind only where it is surely better.
 
 How often all of this errs is simulated with the project's own search: tests/decisions.py, docs/answers.md.
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 
 from pdslurm.records.t_interval import LEVEL, f_above, half_width, t_above
 
+ARM_LEVEL = 0.02  # of each end of the interval of one arm, where the spread may have been pooled over unlike arms
 OUTLIER = 0.1  # of the F test that keeps an arm out of the pool, shared by the arms
 LEAST_SD = 0.005  # two starts of one arm never differ by less than this in the long run, whatever few of them show
 NO_SPREAD = (0.1, 2)  # standard deviation and degrees of freedom where every start is censored, so that nothing shows a spread
@@ -104,13 +106,14 @@ class Comparison:
 
 
 def ratio_text(found: Comparison) -> str:
-    """`2.6 [2.1, 3.2]`: how many times the second's number the first's is; `2.6 or more` and the like where an end is open."""
+    """`2.6 [2.1, 3.2]`: how many times the second's number the first's is; `2.6 or more` and the like where an end is open.
+    Without ends the number alone, or words where that is not known either."""
     low, high = found.low > 0, found.high < math.inf
     if low and high:
         return f"{_digits(found.value)} [{_digits(found.low)}, {_digits(found.high)}]"
     if low or high:
         return f"{_digits(found.low)} or more" if low else f"{_digits(found.high)} or less"
-    return _digits(found.value)
+    return "an unknown number of" if math.isnan(found.value) else _digits(found.value)
 
 
 def times_text(found: Comparison) -> str:
@@ -195,8 +198,7 @@ def compare(first: Arms, second: Arms, *, interest: float = INTEREST) -> Compari
     low = max(min(_end(arms, spread, (i, j), -1, len(first)) for j in second) for i in first)
     high = min(max(_end(arms, spread, (i, j), +1, len(second)) for i in first) for j in second)
     best, other = (_best(some, spread) for some in (first, second))
-    middle = _mean(arms[best], _middle) - _mean(arms[other], _middle)
-    middle = min(max(middle, low), high)
+    middle = _ratio(arms[best], arms[other], low, high)
     starts = tuple(min(map(len, some.values())) for some in (first, second))
     return Comparison(best, other, _exp(middle), _exp(low), _exp(high), outcome_of(low, high, interest), (starts[0], starts[1]))
 
@@ -214,8 +216,15 @@ def _within_one_start(first: Arms, second: Arms) -> Comparison:
     best, other = (max(sorted(some), key=lambda name: some[name][0].middle) for some in (first, second))
     low = max(min(first[i][0].low - second[j][0].high for j in second) for i in first)
     high = min(max(first[i][0].high - second[j][0].low for i in first) for j in second)
-    middle = first[best][0].middle - second[other][0].middle
-    return Comparison(best, other, _exp(min(max(middle, low), high)), _exp(low), _exp(high), ONE_START)
+    middle = _ratio(first[best], second[other], low, high)
+    return Comparison(best, other, _exp(middle), _exp(low), _exp(high), ONE_START)
+
+
+def _ratio(first: Sequence[Score], second: Sequence[Score], low: float, high: float) -> float:
+    """The difference of two arms' mean scores, within its interval; NaN where all that is known is that both ends are open."""
+    if math.isinf(low) and math.isinf(high) and any(score.is_open for score in (*first, *second)):
+        return math.nan
+    return min(max(_mean(first, _middle) - _mean(second, _middle), low), high)
 
 
 def _end(arms: Arms, spread: Mapping[str, Spread], pair: tuple[str, str], sign: int, arms_of_kind: int) -> float:
@@ -246,7 +255,7 @@ def interval(arm: str, spread: Mapping[str, Spread], scores: Sequence[Score]) ->
     """An arm's mean score over starts and its 95 % interval; of one start that start's own bounds."""
     if len(scores) == 1:
         return scores[0].middle, scores[0].low, scores[0].high
-    half = t_above(LEVEL, spread[arm].freedom or NO_SPREAD[1]) * math.sqrt(spread[arm].variance / len(scores))
+    half = t_above(ARM_LEVEL, spread[arm].freedom or NO_SPREAD[1]) * math.sqrt(spread[arm].variance / len(scores))
     low, high = _mean(scores, lambda score: score.end("low")) - half, _mean(scores, lambda score: score.end("high")) + half
     return _mean(scores, _middle), low, high
 
@@ -260,4 +269,6 @@ def _mean(scores: Sequence[Score], value: Callable[[Score], float]) -> float:
 
 
 def _exp(value: float) -> float:
+    if math.isnan(value):
+        return math.nan  # the constant itself, so that equal comparisons are equal
     return math.inf if value == math.inf else math.exp(value)

@@ -196,8 +196,8 @@ def _outcome_text(cells: Sequence[Cell]) -> str:
     route_4)`. A ratio that is open at both ends says nothing."""
     if cells[0].outcome == NOTHING:
         return NOTHING
-    ratios = sorted((cell.ratio for cell in cells if cell.ratio), key=lambda ratio: ratio.value)
-    closed = [ratio for ratio in ratios if ratio.low > 0 or ratio.high < math.inf]
+    known = (cell.ratio for cell in cells if cell.ratio and (cell.ratio.low > 0 or cell.ratio.high < math.inf))
+    closed = sorted(known, key=lambda ratio: ratio.value)
     if not closed:
         return _said(cells[0], "", "")
     first, second = (" or ".join(dict.fromkeys(names)) for names in zip(*((r.first, r.second) for r in closed), strict=True))

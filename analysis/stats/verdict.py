@@ -183,8 +183,9 @@ def _one_start_text(mine: Sequence[Decision]) -> str:
 
 
 def _says(mine: Sequence[Decision]) -> str:
-    """The smallest ratio and the largest, each with its interval."""
-    ratios = sorted((d.ratio for d in mine), key=lambda ratio: ratio.value)
+    """The smallest ratio and the largest, each with its interval; those of which nothing is known only where there is no other."""
+    ratios = sorted((d.ratio for d in mine if not math.isnan(d.ratio.value)), key=lambda ratio: ratio.value)
+    ratios = ratios or [mine[0].ratio]
     separate, plain = (_names(Counter(arms)) for arms in ([d.pd_arm for d in mine], [d.plain_arm for d in mine]))
     span = ratio_text(ratios[0]) + (f" to {ratio_text(ratios[-1])}" if len(ratios) > 1 else "")
     return mine[0].measure.says.format(pd=separate, ratio=span, plain=plain)

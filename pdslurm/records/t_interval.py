@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-LEVEL = 0.02  # of each end of an interval that is called 95 %: choosing between a pooled spread and an arm's own costs coverage
+LEVEL = 0.025  # of each end of a 95 % interval
 MIN_REPEATS = 3  # repeats from which on an interval is worth its name: with 2, t is 12.7
 
 

@@ -110,8 +110,8 @@ def test_results_are_means_with_their_ratio_and_its_interval(tmp_path: Path) -> 
     assert "results: 2 arms at settings in both, 1 only in A, 0 only in B; 5 one start each: cannot be told, 5 differs" in text
     row = next(line for line in text.splitlines() if line.startswith("a  ") and " 512 " in line and "output tok/s" in line)
     # exp of the difference of mean logarithms, 0.6128; variances 0.02837 and 0.00832, which makes 3.080 degrees of freedom:
-    # t(0.02, 3.080) = 3.426 times the standard error 0.11058
-    assert row.split() == ["a", "512", "output", "tok/s", "12.00", "3", "22.00", "3", "1.85", "[1.26,", "2.7]", "differs"]
+    # t(0.025, 3.080) = 3.136 times the standard error 0.11058
+    assert row.split() == ["a", "512", "output", "tok/s", "12.00", "3", "22.00", "3", "1.85", "[1.3,", "2.61]", "differs"]
     assert "output tok/s: B above A at 2 of 2" in text
 
 

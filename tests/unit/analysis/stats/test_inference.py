@@ -60,16 +60,16 @@ def test_what_starts_say(first: list[float], second: list[float], outcome: str) 
 
 
 def test_two_arms_are_compared_by_welchs_test() -> None:
-    """Logarithms of a variance of 0.01 each: 4 degrees of freedom, t(0.02, 4) = 2.999."""
+    """Logarithms of a variance of 0.01 each: 4 degrees of freedom, t(0.025, 4) = 2.776."""
     found = compared({"a": [math.exp(x) for x in (0.9, 1.0, 1.1)]}, {"b": [math.exp(x) for x in (-0.1, 0.0, 0.1)]})
-    half = 2.9985 * math.sqrt(0.02 / 3)
+    half = 2.7764 * math.sqrt(0.02 / 3)
     assert [math.log(end) for end in (found.value, found.low, found.high)] == pytest.approx([1.0, 1.0 - half, 1.0 + half], abs=1e-4)
 
 
 def test_welchs_degrees_of_freedom_may_lie_between_whole_numbers() -> None:
     """Variances 0.01 and 0.04: (0.05)² / (0.01²/2 + 0.04²/2) = 2.941 degrees of freedom."""
     found = compared({"a": [math.exp(x) for x in (0.9, 1.0, 1.1)]}, {"b": [math.exp(x) for x in (-0.2, 0.0, 0.2)]})
-    assert math.log(found.low) == pytest.approx(1.0 - t_above(0.02, 2.941) * math.sqrt(0.05 / 3))
+    assert math.log(found.low) == pytest.approx(1.0 - t_above(0.025, 2.941) * math.sqrt(0.05 / 3))
 
 
 def test_alike_arms_pool_their_spread_and_pay_for_the_choice_of_the_best() -> None:
@@ -79,8 +79,8 @@ def test_alike_arms_pool_their_spread_and_pay_for_the_choice_of_the_best() -> No
     found = compared(first, {"route": [math.exp(x) for x in spread]})
     se = 0.02 * math.sqrt(2 / 3)
     assert found.first == "pd2"
-    assert math.log(found.low) == pytest.approx(0.2 - t_above(0.02 / 3, 8) * se)
-    assert math.log(found.high) == pytest.approx(0.2 + t_above(0.02, 8) * se)
+    assert math.log(found.low) == pytest.approx(0.2 - t_above(0.025 / 3, 8) * se)
+    assert math.log(found.high) == pytest.approx(0.2 + t_above(0.025, 8) * se)
 
 
 def test_an_arm_that_is_much_noisier_keeps_its_own_spread() -> None:
@@ -131,7 +131,10 @@ def test_a_censored_end_leaves_the_interval_open(first: Score, second: Score, lo
         assert high < found.high < 1.6 * high
     else:
         assert found.high == INF
-    assert found.low <= found.value <= found.high
+    if low or high < INF:
+        assert found.low <= found.value <= found.high
+    else:
+        assert math.isnan(found.value)
 
 
 def test_where_every_start_is_censored_a_spread_is_assumed() -> None:
@@ -141,7 +144,7 @@ def test_where_every_start_is_censored_a_spread_is_assumed() -> None:
 
 def test_equal_starts_have_no_interval_of_zero_width() -> None:
     found = compared({"a": [23.3] * 3}, {"b": [18.6] * 3})
-    half = t_above(0.02, 4) * LEAST_SD * math.sqrt(2 / 3)
+    half = t_above(0.025, 4) * LEAST_SD * math.sqrt(2 / 3)
     assert (found.low, found.high) == pytest.approx((23.3 / 18.6 * math.exp(-half), 23.3 / 18.6 * math.exp(half)))
     mean, low, high = interval("a", spreads(arms({"a": [2.0] * 3})), arms({"a": [2.0] * 3})["a"])
     assert low < mean < high
@@ -189,3 +192,14 @@ def test_a_ratio_has_no_sign(value: float, low: float, high: float, text: str) -
     assert ratio_text(found) == text
     assert times_text(found).startswith("×1" if value < 2 or value > 1000 else "×2.6")
     assert found.inverse().inverse().value == pytest.approx(value)
+
+
+def test_of_two_arms_that_met_the_slo_at_every_rate_no_ratio_is_known() -> None:
+    above = Score(math.nan, 3.0, INF)
+    for starts in (1, 3):
+        found = compare({"pd": [above] * starts}, {"route": [above] * starts})
+        assert found is not None
+        assert ratio_text(found) == "an unknown number of"
+    known = compare({"pd": [above] * 3}, {"route": [exact(1.0)] * 3})
+    assert known is not None
+    assert ratio_text(known).endswith("or more")

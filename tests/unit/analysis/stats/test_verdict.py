@@ -34,7 +34,7 @@ def test_do_not_disaggregate(tmp_path: Path) -> None:
     sentences = verdict(frame)
     assert sentences[0].startswith(
         "Do not disaggregate, by output tokens/s per GPU: of 1 workload, at 1 route_2 is better: "
-        "pd_1p has 0.833 [0.813, 0.854] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown"
+        "pd_1p has 0.833 [0.814, 0.853] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown"
     )
     for words, text in zip(("mean TTFT", "mean TPOT"), sentences[1:3], strict=True):
         assert text.startswith(f"Disaggregate, by {words}: of 1 workload, at 1 pd_2p is better: pd_2p's {words} is 0.75 [")
@@ -78,7 +78,7 @@ def test_it_depends_on_the_workload(tmp_path: Path) -> None:
     assert sentence == (
         "It depends on the workload, by output tokens/s per GPU: of 2 workloads, at 1 pd_1p is better: "
         "pd_1p has 1.5 [1.48, 1.52] times the output tokens/s per GPU of route_2; at 1 route_2 is better: "
-        "pd_1p has 0.909 [0.898, 0.92] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown."
+        "pd_1p has 0.909 [0.899, 0.919] times the output tokens/s per GPU of route_2; pd_1p moved KV over unknown."
     )
     assert [d.outcome for d in decide(frame) if d.measure == THROUGHPUT] == [TOGETHER, DISAGGREGATE]
 
