@@ -14,11 +14,11 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
-from analysis.stats.inference import BETTER, compare
+from analysis.stats.inference import BETTER, Arms, compare
 from analysis.stats.repeats import comparable
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import answer_of_sweeps, mappable
-from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, slo_of, sweeps_of
+from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, by_load, capacity_text, scores, slo_of, sweeps_of
 from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
 
 WIDTH = 100
@@ -77,9 +77,17 @@ def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequenc
     currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
     return [
         *capacity_text(capacities),
-        *suggestion.suggestion_text(used, rates),
+        *suggestion.suggestion_text(used, rates, starts=starts_of_splits(sweeps, *known)),
         *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
+
+
+def starts_of_splits(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> dict[tuple[int, int], Arms]:
+    """Input and output length → the scores of each P/D arm's starts; of several loads of these lengths those of the first."""
+    found: dict[tuple[int, int], Arms] = {}
+    for (inputs, outputs, _, _), mine in by_load(sweeps).items():
+        found.setdefault((int(inputs), int(outputs)), scores(mine, bounds, share)[0])
+    return found
 
 
 def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> list[str]:

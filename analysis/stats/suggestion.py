@@ -2,25 +2,24 @@
 arm costs, out, in sentences.
 
 A plain arm gets prompts alone and whole answers, all at once, and whole answers with few requests in flight (sweep `saturated`).
-analysis.stats.saturation predicts the requests/s of every split from these. Which split is the best is judged by the measured arms,
-and only where their intervals show it."""
+analysis.stats.saturation predicts the requests/s of every split from these. Which split is the best is judged by the capacities of
+the measured arms, and only where their interval over starts shows it (analysis.stats.inference)."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from analysis.load.slo import SHARE, Slo, of_runs, scalar_of_runs, slo_text
 from analysis.stats.bounds import Bounded, exact, of_repeats
 from analysis.stats.cost import cost
+from analysis.stats.inference import BETTER, ONE_START, SAME, WORSE, Arms, Comparison, compare, ratio_text
 from analysis.stats.saturation import DECODE, EITHER, PREFILL, Saturated, Suggestion, suggest
 from pdslurm.records.split_ratio import SATURATED, Limits
 
-BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "same", "unknown"  # of the first arm against the second
-Compare = Callable[[str, str], str]  # two arms' names → one of these four
-Measured = Mapping[str, tuple[float, float]]  # arm → the lowest and the highest that its capacity may be, requests/s
 HEEDED = ("ttft_ms", "tpot_ms")  # the bounds that the prediction heeds
 
 
@@ -62,14 +61,12 @@ def suggestion_text(
     *,
     slo: Slo | None = None,
     share: float | None = None,
-    compare: Compare = lambda _, __: UNKNOWN,
-    measured: Measured | None = None,
+    starts: Mapping[tuple[int, int], Arms] | None = None,
 ) -> list[str]:
     """A paragraph for each pair of lengths: what is predicted, what is suggested, and what the measured capacities say to it.
 
-    `rates`: of analysis.stats.capacity. `slo` and `share`: of the runs' config.yaml where they are not given. `compare` judges two
-    arms by their measured capacities; `measured` are these. Both know arms alone: with several pairs of lengths call this once for
-    each, with the rows of `used` and `rates` that have them."""
+    `rates`: the capacities of analysis.stats.sweeps.as_frame. `starts`: of each pair of lengths the scores of the P/D arms' starts.
+    `slo` and `share`: of the runs' config.yaml where they are not given."""
     folders = sorted(used["folder"].unique()) if "folder" in used else []
     bounds = (of_runs(folders) or {}) if slo is None else slo
     known = scalar_of_runs(folders, "slo", "share") if share is None else share
@@ -77,10 +74,10 @@ def suggestion_text(
     lines = []
     for (inputs, outputs), suggestion in suggestions(used, limits).items():
         mine = rates[(rates["input_len"] == inputs) & (rates["output_len"] == outputs) & rates["disaggregated"].astype(bool)]
-        best = mine.groupby("series")["capacity_per_s"].max()
+        measured = {str(arm): (low, high) for arm, low, high in mine[["series", "low_per_s", "high_per_s"]].itertuples(index=False)}
         said = [f"{inputs} tokens in, {outputs} out: {prediction_text(suggestion, bounds)}"]
-        said += [judgement(suggestion, {str(arm): float(rate) for arm, rate in best.items()}, compare=compare)]
-        said += list(misses(suggestion, measured or {}))
+        said += [judgement(suggestion, (starts or {}).get((inputs, outputs), {}))]
+        said += list(misses(suggestion, measured))
         lines.append(" ".join(each for each in said if each))
     return lines
 
@@ -116,39 +113,41 @@ def _sides(suggestion: Suggestion) -> str:
     return f"{said} {sides[0].upper()}{sides[1:]}."
 
 
-def judgement(suggestion: Suggestion, capacities: Mapping[str, float], *, compare: Compare) -> str:
-    """Whether the measured arms confirm the suggested split. `capacities`: P/D arm → its highest capacity, 0 where it has none."""
+def judgement(suggestion: Suggestion, arms: Arms) -> str:
+    """Whether the measured arms confirm the suggested split. `arms`: the scores of each P/D arm's starts."""
     if suggestion.best is None:
         return ""
     name = suggestion.best.name
-    mine, others = ([arm for arm in capacities if (split_of(arm) == name) is is_it] for is_it in (True, False))
     if len(suggestion.splits) == 1:
         return f"Two instances have no other split than {name}."
+    mine, others = ({arm: of for arm, of in arms.items() if (split_of(arm) == name) is is_it} for is_it in (True, False))
     if not mine:
         return f"{name} was not measured, so that nothing confirms or refutes it."
-    if not others:
+    found = compare(mine, others)
+    if found is None:
         return f"No other split than {name} was measured, so that nothing confirms or refutes it."
-    if max(capacities.values()) <= 0:
+    if all(score.is_open and score.high < math.inf for scores in arms.values() for score in scores):
         return f"No measured split meets the SLO, not even at the lowest rate, so that nothing confirms or refutes {name}."
-    return f"{name} is {_compared(mine, others, compare=compare)}."
+    return f"{name} is {_compared(found)}."
 
 
-def _compared(mine: Sequence[str], others: Sequence[str], *, compare: Compare) -> str:
-    """`confirmed: …`, `refuted: …` or `neither …` of the suggested split, which is as good as the best of its arms, `mine`."""
-    said = {other: {compare(arm, other) for arm in mine} for other in others}
-    if better := [other for other in others if said[other] == {WORSE}]:
-        return f"refuted: {_listed(better)} {_is(better)} shown better than {_listed(mine)}"
-    if all(BETTER in words for words in said.values()):
-        return f"confirmed: {_listed(others)} {_is(others)} shown worse than {_listed(mine)}"
-    overlap = [other for other in others if said[other] == {SAME}]
-    unknown = [other for other in others if BETTER not in said[other] and other not in overlap]
-    reasons = [f"the intervals of {_listed([*mine, *overlap])} overlap"] if overlap else []
-    reasons += [f"nothing shows whether {_listed(mine)} or {_listed(unknown, 'or')} is better"] if unknown else []
-    return f"neither confirmed nor refuted: {', and '.join(reasons)}"
+def _compared(found: Comparison) -> str:
+    """`confirmed: …`, `refuted: …` or `neither …` of the suggested split, by the best of its arms and the best of the others."""
+    said = f"{found.first} meets the SLO at {ratio_text(found)} times the requests/s per GPU of {found.second}"
+    if found.outcome == BETTER:
+        return f"confirmed: {said}, the best other split"
+    if found.outcome == WORSE:
+        return f"refuted: {said}"
+    reason = {
+        ONE_START: "in the one start of each arm, and other starts may differ",
+        SAME: "and that is no difference that matters",
+    }.get(found.outcome, "and the interval holds both")
+    return f"neither confirmed nor refuted: {said}, {reason}"
 
 
-def misses(suggestion: Suggestion, measured: Measured) -> Iterator[str]:
-    """A sentence for each arm whose measured capacity lies wholly above or below what is predicted for its split."""
+def misses(suggestion: Suggestion, measured: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """A sentence for each arm whose measured capacity lies wholly above or below what is predicted for its split. `measured`: arm →
+    the lowest and the highest that its capacity may be, requests/s of all its GPUs."""
     predicted = {split.name: split.per_s for split in suggestion.splits}
     for arm, (low, high) in sorted(measured.items()):
         per_s = predicted.get(split_of(arm) or "")

@@ -11,23 +11,15 @@ import pandas as pd
 import pytest
 
 from analysis.stats.bounds import within
+from analysis.stats.inference import Arms, Score, exact
 from analysis.stats.saturation import Saturated, suggest
-from analysis.stats.suggestion import (
-    BETTER,
-    SAME,
-    UNKNOWN,
-    WORSE,
-    Compare,
-    cost_text,
-    judgement,
-    misses,
-    suggestion_text,
-    suggestions,
-)
+from analysis.stats.suggestion import cost_text, judgement, misses, suggestion_text, suggestions
 from pdslurm.records.split_ratio import Answers, Limits, served, suggested_prefill
 
 NO_LIMITS = Limits()
 SAID = "1024 tokens in, 256 out: "
+NEITHER = "1P3D is neither confirmed nor refuted: pd_1p3d meets the SLO at"
+TIMES = "times the requests/s per GPU of"
 SPLITS = suggest(Saturated(within(10.0, 0.1), within(2.5, 0.1), 256), 4, limits=NO_LIMITS)  # 1P3D, whichever holds in the interval
 
 
@@ -54,16 +46,19 @@ def saturated(
 
 
 def rates(**capacities: float) -> pd.DataFrame:
-    rows = [(arm, 1024, 256, arm.startswith("pd"), 8.0, value) for arm, value in capacities.items()]
-    return pd.DataFrame(rows, columns=["series", "input_len", "output_len", "disaggregated", "gpus", "capacity_per_s"])
+    names = ["series", "input_len", "output_len", "disaggregated", "gpus", "capacity_per_s", "low_per_s", "high_per_s"]
+    rows = [(arm, 1024, 256, arm.startswith("pd"), 8.0, value, 0.9 * value, 1.1 * value) for arm, value in capacities.items()]
+    return pd.DataFrame(rows, columns=names)
 
 
-def comparing(**said: str) -> Compare:
-    """comparing(pd_1p3d__pd_2p2d="better"): of these pairs, in both orders; no other pair may be asked for."""
-    opposite = {BETTER: WORSE, WORSE: BETTER, SAME: SAME, UNKNOWN: UNKNOWN}
-    known = {tuple(pair.split("__")): word for pair, word in said.items()}
-    known |= {(second, first): opposite[word] for (first, second), word in known.items()}
-    return lambda first, second: known[first, second]
+def of(spread: float = 0.01, starts: int = 3, **capacities: float) -> dict[str, list[Score]]:
+    """Scores of arms with these capacities, whose starts differ by this share; below 0: the lowest rate that missed the SLO."""
+    found = {}
+    for arm, per_s in capacities.items():
+        score = exact(math.log(per_s)) if per_s > 0 else Score(math.nan, -math.inf, math.log(-per_s))
+        steps = [n - (starts - 1) / 2 for n in range(starts)]
+        found[arm] = [replace(score, value=score.value + n * spread, low=score.low + n * spread - 0.05) for n in steps]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -141,39 +136,36 @@ def test_a_run_names_its_slo_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacities", "compared", "said"),
+    ("arms", "said"),
     [
-        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0}, {"pd_1p3d__pd_2p2d": BETTER}, "1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d."),
-        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 0.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d__pd_3p1d": BETTER},
-         "1P3D is confirmed: pd_2p2d and pd_3p1d are shown worse than pd_1p3d."),
-        ({"pd_1p3d": 7.0, "pd_2p2d": 9.0, "pd_3p1d": 7.0}, {"pd_1p3d__pd_2p2d": WORSE, "pd_1p3d__pd_3p1d": SAME},
-         "1P3D is refuted: pd_2p2d is shown better than pd_1p3d."),
-        ({"pd_1p3d": 7.0, "pd_2p2d": 9.0}, {"pd_1p3d__pd_2p2d": SAME},
-         "1P3D is neither confirmed nor refuted: the intervals of pd_1p3d and pd_2p2d overlap."),
-        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 1.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d__pd_3p1d": UNKNOWN},
-         "1P3D is neither confirmed nor refuted: nothing shows whether pd_1p3d or pd_3p1d is better."),
-        ({"pd_1p3d": 9.0, "pd_2p2d": 7.0, "pd_3p1d": 1.0}, {"pd_1p3d__pd_2p2d": SAME, "pd_1p3d__pd_3p1d": UNKNOWN},
-         "1P3D is neither confirmed nor refuted: the intervals of pd_1p3d and pd_2p2d overlap, and nothing shows whether pd_1p3d "
-         "or pd_3p1d is better."),
-        ({"pd_1p3d": 9.0}, {}, "No other split than 1P3D was measured, so that nothing confirms or refutes it."),
-        ({"pd_2p2d": 9.0, "pd_3p1d": 9.0}, {}, "1P3D was not measured, so that nothing confirms or refutes it."),
-        ({}, {}, "1P3D was not measured, so that nothing confirms or refutes it."),
-        ({"pd_1p3d": 0.0, "pd_2p2d": 0.0}, {},
+        (of(pd_1p3d=9.0, pd_2p2d=7.0), f"1P3D is confirmed: pd_1p3d meets the SLO at 1.29 [1.26, 1.32] {TIMES} "
+         "pd_2p2d, the best other split."),
+        (of(pd_1p3d=9.0, pd_2p2d=7.0, pd_3p1d=-0.5), "1P3D is confirmed: pd_1p3d meets the SLO at 1.29 "),
+        (of(pd_1p3d=7.0, pd_2p2d=9.0, pd_3p1d=7.0), "1P3D is refuted: pd_1p3d meets the SLO at 0.778 "),
+        (of(spread=0.2, pd_1p3d=7.0, pd_2p2d=9.0), f"{NEITHER} 0.778 [0.494, 1.22] {TIMES} "
+         "pd_2p2d, and the interval holds both."),
+        (of(spread=0.001, pd_1p3d=9.0, pd_2p2d=9.0), f"{NEITHER} 1 [0.989, 1.01] {TIMES} "
+         "pd_2p2d, and that is no difference that matters."),
+        (of(starts=1, pd_1p3d=9.0, pd_2p2d=7.0), f"{NEITHER} 1.29 [1.22, 1.35] {TIMES} "
+         "pd_2p2d, in the one start of each arm, and other starts may differ."),
+        (of(pd_1p3d=9.0), "No other split than 1P3D was measured, so that nothing confirms or refutes it."),
+        (of(pd_2p2d=9.0, pd_3p1d=9.0), "1P3D was not measured, so that nothing confirms or refutes it."),
+        ({}, "1P3D was not measured, so that nothing confirms or refutes it."),
+        (of(pd_1p3d=-0.5, pd_2p2d=-0.5),
          "No measured split meets the SLO, not even at the lowest rate, so that nothing confirms or refutes 1P3D."),
-        # Two arms of one ratio: it is as good as the better of them.
-        ({"pd_1p3d": 9.0, "pd_1p3d_tcp": 5.0, "pd_2p2d": 7.0}, {"pd_1p3d__pd_2p2d": BETTER, "pd_1p3d_tcp__pd_2p2d": WORSE},
-         "1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d and pd_1p3d_tcp."),
+        # Two arms of one split: it is as good as the better of them.
+        (of(pd_1p3d=9.0, pd_1p3d_tcp=5.0, pd_2p2d=7.0), "1P3D is confirmed: pd_1p3d meets the SLO at 1.29 "),
     ],
 )  # fmt: skip
-def test_only_intervals_confirm_or_refute_it(capacities: dict[str, float], compared: dict[str, str], said: str) -> None:
-    assert judgement(SPLITS, capacities, compare=comparing(**compared)) == said
+def test_only_intervals_confirm_or_refute_it(arms: Arms, said: str) -> None:
+    assert judgement(SPLITS, arms).startswith(said)
 
 
 def test_nothing_is_judged_where_nothing_is_suggested() -> None:
     alone = suggest(Saturated(within(10.0, 0.1), within(2.5, 0.1), 256), 2, limits=NO_LIMITS)
-    assert judgement(alone, {"pd_1p1d": 9.0}, compare=comparing()) == "Two instances have no other split than 1P1D."
+    assert judgement(alone, of(pd_1p1d=9.0)) == "Two instances have no other split than 1P1D."
     none = replace(SPLITS, best=None)
-    assert judgement(none, {"pd_1p3d": 9.0, "pd_2p2d": 7.0}, compare=comparing()) == ""
+    assert judgement(none, of(pd_1p3d=9.0, pd_2p2d=7.0)) == ""
 
 
 @pytest.mark.parametrize(
@@ -192,15 +184,16 @@ def test_a_prediction_outside_what_was_measured_is_named(low: float, high: float
 
 def test_the_text_as_a_whole() -> None:
     arms = rates(route_4=20.0, pd_1p3d=9.0, pd_2p2d=7.0)
-    compare = comparing(pd_1p3d__pd_2p2d=BETTER)
-    (line,) = suggestion_text(saturated(40.0, 12.0), arms, compare=compare, measured={"pd_2p2d": (7.0, 8.0)})
+    starts = {(1024, 256): of(pd_1p3d=9.0, pd_2p2d=7.0), (512, 256): of(pd_1p3d=1.0, pd_2p2d=7.0)}
+    (line,) = suggestion_text(saturated(40.0, 12.0), arms, starts=starts)
     assert line == (
         f"{SAID}without a bound on TTFT or TPOT saturated instances predict 1P3D 10, 2P2D 8.57, 3P1D 4.29 requests/s; 1P3D is "
-        "suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D. 1P3D is confirmed: pd_2p2d is shown worse than pd_1p3d. "
-        "The prediction for pd_2p2d, 8.57, lies above its measured interval [7, 8]."
+        "suggested. Prefill limits 1P3D, decode limits 2P2D and 3P1D. 1P3D is confirmed: pd_1p3d meets the SLO at 1.29 [1.26, "
+        f"1.32] {TIMES} pd_2p2d, the best other split. The prediction for pd_1p3d, 10, lies above its measured "
+        "interval [8.1, 9.9]. The prediction for pd_2p2d, 8.57, lies above its measured interval [6.3, 7.7]."
     )
-    (alone,) = suggestion_text(saturated(40.0, 12.0), arms)
-    assert alone.endswith("1P3D is neither confirmed nor refuted: nothing shows whether pd_1p3d or pd_2p2d is better.")
+    (alone,) = suggestion_text(saturated(40.0, 12.0), rates())
+    assert alone.endswith("1P3D was not measured, so that nothing confirms or refutes it.")
 
 
 def test_costs_at_the_rate_that_is_held() -> None:
