@@ -280,7 +280,7 @@ class Search:
     cover: float | None = None  # for other SLOs: coarse rates from the capacity / cover up to an overload are measured too
     beyond: int = 10  # requests that lie beyond the quantile slo.share of a point: as many as that needs are sent at least
     neighbours: int | None = None  # of the P/D arms only the ratio that saturated instances suggest, and so many beside it
-    saturating_prompts: int = 1024  # sent at once to the plain arm, to see what it suggests
+    saturating_prompts: int = 1024  # sent to the plain arm first, to see which ratio it suggests
     drop_below: float | None = None  # arms below this share of the best of their kind in the first start are measured in no other
 
 

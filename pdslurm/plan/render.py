@@ -101,7 +101,7 @@ def _point_lines(plan: Plan) -> Iterator[str]:
     swept = rate_sweeps(plan.points) if workload.search.lowest is not None else {}
     listed = [point for point in plan.points if not swept or SATURATED in point.sweeps]
     if listed:
-        yield f"points, in this order, for each arm ({len(listed)}):" if not swept else "sent at once to the plain arm:"
+        yield f"points, in this order, for each arm ({len(listed)}):" if not swept else "sent to the plain arm first:"
     for point in listed:
         later = "" if point.repeat < workload.sure_repeats else ", if workload.until asks for it"
         yield f"  {point.id:<34} {_amount(point)}, seed {point.seed}, sweeps: {', '.join(point.sweeps)}{later}"
