@@ -60,7 +60,7 @@ def test_a_plan_with_a_search_tells_its_sweeps_and_not_every_rate(make_config: M
                                       "slo": c.Slo("chat", ttft_ms=1000), "workload.repeats": 3}))  # fmt: skip
     text = plan_text(make_outline(config))
     assert "about 15 points each" in text.splitlines()[0]
-    said = text[text.index("sent at once") :].splitlines()
+    said = text[text.index("sent to the plain arm") :].splitlines()
     assert [line.partition(",")[0] for line in said[1:4]] == [
         "  i128-o1-rinf-cinf-rep0             1024 prompts", "  i128-o32-rinf-cinf-rep0            1024 prompts",
         "  i128-o32-rinf-c16-rep0             64 prompts",
