@@ -60,7 +60,7 @@ def ttft_parts(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     rows = used.merge(drawn, on=list(SETTING))
     highest = shown.groupby(list(SETTING))["mean"].max()
     is_own = bool(highest.max() > APART * highest.min())
-    said = (bars_text(shown["n"]), OWN_SCALES if is_own else "", more, wrong, old)
+    said = (bars_text(repeats.units(rows, ("series", *SETTING))), OWN_SCALES if is_own else "", more, wrong, old)
     caption = caption_of(judged, rows, *said, skipped=len(parts[list(SETTING)].drop_duplicates()) - len(drawn))
     factor, unit = scale(shown["mean"], "ms")
     with mpl.rc_context(style.rc):

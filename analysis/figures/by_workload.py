@@ -72,7 +72,7 @@ def draw(judged: pd.DataFrame, quantity: Quantity, found: Sequence[Panel], style
     cells = [Cell(panel, means(panel, quantity.metric), said, label, factor) for panel, said in zip(drawn, titles, strict=True)]
     shown = rows_of(drawn)
     mine = shown[shown["use"] == "used"]
-    counts = repeats.aggregate(mine, quantity.metric, ("series", *SETTING))["n"]
+    counts = repeats.units(mine.dropna(subset=[quantity.metric]), ("series", *SETTING))
     unknown = int(mine[quantity.metric].isna().sum())
     is_offered = len(repeats.telling(mine, quantity.metric)) < len(mine)
     caption = caption_of(

@@ -12,9 +12,9 @@ from analysis.figures.panels import CALIBRATION, fixed_text
 from analysis.stats import repeats
 
 PACED = ("trace", "ramp")  # in the words of a load: without a request rate its requests still are not sent all at once
-INTERVAL = "95 % t interval of the mean (3 repeats or more)"
-BOOTSTRAP = "95 % bootstrap interval over repeats and requests (3 repeats or more)"
-NO_BARS = "no bars: fewer than three repeats"
+INTERVAL = "95 % t interval of the mean (3 {unit}s or more)"
+OF_PERCENTILE = "95 % t interval over {unit}s, of the logarithm (3 {unit}s or more)"
+NO_BARS = "no bars: fewer than three {unit}s"
 SETUP = ("model", "engine", "gpu")
 
 
@@ -40,12 +40,12 @@ def caption_of(judged: pd.DataFrame, rows: pd.DataFrame, *sentences: str, after:
 
 
 def bars_text(counts: pd.Series[int], what: str = "Mean", bars: str = INTERVAL) -> str:
-    """What a marker and a bar are, for the numbers of repeats that occur."""
+    """What a marker and a bar are, for the numbers of starts or repeats that occur (repeats.units)."""
     kinds = {repeats.kind(int(n)) for n in counts.unique()}
     said = [f"{what} of {repeats.repeats_text(counts)}"]
     said += [f"bars: {bars}"] if "interval" in kinds else []
     said += [NO_BARS] if "none" in kinds else []
-    return "; ".join(said)
+    return "; ".join(said).format(unit=counts.name or "repeat")
 
 
 def setup_text(rows: pd.DataFrame) -> str:

@@ -8,13 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import axis
-from analysis.figures.captions import BOOTSTRAP, bars_text, caption_of
+from analysis.figures.captions import OF_PERCENTILE, bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import settings_titles
 from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, series_styles
 from analysis.load.frame import SETTING
 from analysis.stats import metrics
-from analysis.stats.repeats import evenly_spaced
+from analysis.stats.repeats import evenly_spaced, units
 from pdslurm.records.t_interval import MIN_REPEATS
 
 MARKED = (0.50, 0.95, 0.99)
@@ -40,8 +40,8 @@ def cdf(
     drawn = shown_settings(used, style)
     settings = settings or len(used[list(SETTING)].drop_duplicates())
     rows = used.reset_index().merge(drawn, on=list(SETTING)).set_index("index")
-    counts = rows.groupby(["series", *SETTING]).size()
-    said = bars_text(counts, "Markers: median, 95th and 99th percentile of all values", BOOTSTRAP)
+    counts = units(rows, ("series", *SETTING))
+    said = bars_text(counts, "Markers: median, 95th and 99th percentile of all values", OF_PERCENTILE)
     caption = caption_of(judged, rows, said, note, skipped=settings - len(drawn))
     shown = {label: line_style for label, line_style in series_styles(judged, style).items() if label in set(rows["series"])}
     with mpl.rc_context(style.rc):
@@ -64,16 +64,16 @@ def cdf(
 
 
 def draw_functions(ax: Axes, rows: pd.DataFrame, per_decade: int, shown: dict[str, SeriesStyle]) -> list[tuple[float, float]]:
-    """One line for each series, marked at its percentiles, with bars from three repeats on. Returns where each line begins, at the
-    first per cent of its values, and ends."""
+    """One line for each series, marked at its percentiles, with bars from three starts or repeats on. Returns where each line
+    begins, at the first per cent of its values, and ends."""
     ends = []
     for label, mine in rows.groupby("series"):
-        line_style, repeats = shown[str(label)], list(mine["bins"])
-        is_spread_known = len(repeats) >= MIN_REPEATS
-        line = metrics.cdf(repeats, per_decade)
+        line_style, of_units = shown[str(label)], metrics.by_start(mine["bins"], mine["start"])
+        is_spread_known = len(of_units) >= MIN_REPEATS
+        line = metrics.cdf(of_units, per_decade)
         how = line_style.of_line()
         ax.plot(line["ms"], line["share"], label=str(label), **{**how, "marker": None})
-        marks = np.array([metrics.quantile(repeats, per_decade, q) for q in MARKED])
+        marks = np.array([metrics.quantile(of_units, per_decade, q) for q in MARKED])
         if is_spread_known:
             around = (marks[:, 0] - marks[:, 1], marks[:, 2] - marks[:, 0])
             ax.errorbar(marks[:, 0], MARKED, xerr=around, fmt="none", **line_style.of_bars())

@@ -18,7 +18,7 @@ from analysis.figures.figure_files import Drawing
 from analysis.figures.panels import Panel, settings_titles
 from analysis.figures.style import SCREEN, SeriesStyle, Style, canvas, handles_of, label_side, series_styles
 from analysis.load.slo import Slo, slo_text
-from analysis.stats import metrics
+from analysis.stats import metrics, repeats
 from analysis.stats.repeats import evenly_spaced
 
 GOODPUT = Quantity("goodput", "goodput_per_s_gpu", "Goodput by GPU", "Goodput", "requests/s/GPU", "higher")
@@ -52,7 +52,7 @@ def pareto(rated: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
         pd.DataFrame([panel[list(OF_PANEL)].iloc[0] for panel in drawn]), style.title_for(len(drawn)), brief=not style.explains
     )
     rows = used.merge(pd.concat(drawn)[list(metrics.KEYS)], on=list(metrics.KEYS))
-    counts = rows.groupby(list(metrics.KEYS)).size()
+    counts = repeats.units(rows, metrics.KEYS)
     user = "Tokens/s for a user are 1000 / mean TPOT in ms"
     said = "The front joins the points that no other beats in both; a line joins an arm's points in the order of its load"
     offered = OFFERED_GPU if (rows["request_rate"] < math.inf).any() else ""

@@ -8,15 +8,14 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from analysis.figures.by_workload import MAX_PANELS, means, rows_of, scale
-from analysis.figures.captions import BOOTSTRAP, bars_text, caption_of
+from analysis.figures.captions import OF_PERCENTILE, bars_text, caption_of
 from analysis.figures.figure_files import Drawing
 from analysis.figures.line_charts import Cell, Reference, draw_cells
 from analysis.figures.panels import Panel, title
 from analysis.figures.style import SCREEN, SeriesStyle, Style, series_styles
 from analysis.load.request_files import FINE
 from analysis.stats import metrics
-from analysis.stats.repeats import evenly_spaced
-from pdslurm.records.t_interval import MIN_REPEATS
+from analysis.stats.repeats import evenly_spaced, units
 
 LATENCIES = {"ttft": "TTFT", "e2el": "E2E latency"}
 SHARES = {"p50": (0.50, "Median"), "p95": (0.95, "95th percentile")}
@@ -46,21 +45,17 @@ def of_concurrency(judged: pd.DataFrame, reduced: pd.DataFrame, found: Sequence[
                 mine = panel.rows[panel.rows["use"] == "used"]
                 by = ["series", panel.x]
                 points = (
-                    without_bars(metrics.percentiles(mine, reduced[f"{what}_bins"], FINE, q, by))
+                    metrics.percentiles(mine, reduced[f"{what}_bins"], FINE, q, by)
                     if pooled
                     else means(panel, f"{share}_{what}_ms")
                 )
                 cells.append(Cell(panel, points, title(panel, found, characters, words, brief=brief), f"{name} ({unit})", factor))
-    counts = pd.concat([means(panel, "duration_s") for panel in drawn])["n"]
-    bars = bars_text(counts, "Percentile over all requests", BOOTSTRAP) if pooled else bars_text(counts, "Mean of the percentile")
+    counts = units(used.loc[used.index.intersection(rows_of(drawn).index)], metrics.KEYS)
+    bars = (
+        bars_text(counts, "Percentile over all requests", OF_PERCENTILE) if pooled else bars_text(counts, "Mean of the percentile")
+    )
     caption = caption_of(judged, rows_of(drawn), bars, skipped=len(found) - len(drawn))
     return draw_cells(style, "Latency against concurrency: lower is better", series_styles(judged, style), cells, caption)
-
-
-def without_bars(points: pd.DataFrame) -> pd.DataFrame:
-    """The points, of which those of fewer than three repeats have no ends: so few say too little of how repeats differ."""
-    enough = points["n"] >= MIN_REPEATS
-    return points.assign(low=points["low"].where(enough), high=points["high"].where(enough))
 
 
 def has_requests(rows: pd.DataFrame, reduced: pd.DataFrame, known: Sequence[str]) -> bool:
@@ -86,7 +81,8 @@ def over_floor(judged: pd.DataFrame, found: Sequence[Panel], style: Style = SCRE
         for panel, said, lines in zip(drawn, titles, references, strict=True)
     ]
     more = {str(line.line["label"]): Line2D([], [], **line.line) for lines in references for line in lines}
-    counts = pd.concat([cell.means for cell in cells])["n"]
+    shown = rows_of(drawn)
+    counts = units(shown[shown["use"] == "used"], metrics.KEYS)
     of_floor = (
         "Floor: the mean TTFT of one instance alone with one request in flight, which no transfer makes less" if len(floors) else ""
     )

@@ -61,14 +61,19 @@ def table_of(frame: pd.DataFrame) -> tuple[str, list[str], Rows, int]:
     require_used(judged)
     used = judged[judged["use"] == "used"]
     varied = told_apart_by(used[list(SETTING)])
-    counts = used.groupby(list(KEYS)).size().rename("n").reset_index()
+    units = repeats.units(used, KEYS)
+    counts = units.rename("n").reset_index()
     table = counts.sort_values([*varied, "series"], kind="stable")
     for metric in COLUMNS:
         table = table.merge(cells_of(used, metric), how="left", on=list(KEYS))
-    heading = [*(OTHER_NAMES[name] if name in OTHER_NAMES else NAMES[name][1] for name in varied), "Arm", "Repeats"]
+    heading = [
+        *(OTHER_NAMES[name] if name in OTHER_NAMES else NAMES[name][1] for name in varied),
+        "Arm",
+        f"{str(units.name).title()}s",
+    ]
     shown = table[[*varied, "series", "n", *COLUMNS]]
     rows = [[cell_text(cell) for cell in row] for row in shown.itertuples(index=False)]
-    return said_of(judged, used, table["n"]), [*heading, *COLUMNS.values()], rows, len(varied)
+    return said_of(judged, used, units), [*heading, *COLUMNS.values()], rows, len(varied)
 
 
 def cells_of(used: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
         said = [f"{reason} ({count})" for reason, count in list(reasons.items())[:MOST_REASONS]]
         sentences += [f"Reasons: {'; '.join(said)}{'; …' if len(reasons) > MOST_REASONS else ''}."] if said else []
     sentences += changed_text(judged)
-    basis = [repeats.repeats_text(used.groupby(list(KEYS)).size())] if len(used) else []
+    basis = [repeats.repeats_text(repeats.units(used, KEYS))] if len(used) else []
     sources = sorted(judged["source"].unique())
     basis += [" and ".join(sources) + (" (the first sentences compare what was measured)" if len(sources) > 1 else "")]
     basis += [text for text in [repeats.transport_text(judged)] if text] + list(repeats.cautions(judged))
@@ -201,15 +201,16 @@ def table_text(used: pd.DataFrame) -> str:
     """A row for each setting and arm: mean over repeats, and its interval in brackets. What never varies is said above."""
     varied = [name for name in SETTING if used[name].nunique() > 1]
     order = [*(varied or SETTING[:2]), "series"]
-    rows = used.groupby(list(KEYS)).size().rename("n").reset_index().sort_values(order, kind="stable")
+    units = repeats.units(used, KEYS)
+    unit, rows = units.name, units.rename("n").reset_index().sort_values(order, kind="stable")
     for criterion in CRITERIA:
         means = repeats.aggregate(used, criterion.metric, KEYS)
         means[criterion.heading] = [spread_text(*row) for row in means[["mean", "low", "high"]].itertuples(index=False)]
         rows = rows.merge(means[[*KEYS, criterion.heading]], how="left", on=list(KEYS))
-    shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": "repeats"})
+    shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": f"{unit}s"})
     cells = [list(map(str, shown.columns)), *([cell_text(cell) for cell in row] for row in shown.itertuples(index=False))]
     fixed = ", ".join(f"{name} {cell_text(used[name].iloc[0])}" for name in SETTING if name not in varied)
-    above = f"mean over repeats [95 % t interval from 3 repeats on]\n{repeats.ITL_IS}"
+    above = f"mean over {unit}s [95 % t interval from 3 {unit}s on]\n{repeats.ITL_IS}"
     return "\n".join([above, *([f"everywhere: {fixed}"] if fixed else []), *aligned(cells, left=len(varied)), ""])
 
 

@@ -15,8 +15,8 @@ from analysis.load.frame import SETTING
 from analysis.load.request_files import Bins
 from analysis.stats import repeats
 from pdslurm.records.measurement import TTFT_SHARES, TTFT_UNSPLIT
+from pdslurm.records.t_interval import half_width
 
-DRAWS = 500  # of a bootstrap: its ends are then good to about a tenth of the interval's width
 KEYS = ("series", *SETTING)
 
 Counts = npt.NDArray[np.int64]
@@ -105,6 +105,20 @@ def stacked(repeats: Iterable[Bins]) -> tuple[int, Counts]:
     return first, counts
 
 
+def by_start(bins: pd.Series, starts: pd.Series[int]) -> list[Bins]:
+    """The distributions of one point's starts, each over its repeats; of one start those of its repeats."""
+    if starts.nunique() == 1:
+        return list(bins)
+    return [_together(list(some)) for _, some in bins.groupby(starts)]
+
+
+def _together(some: Sequence[Bins]) -> Bins:
+    """One distribution of the values of several."""
+    first, counts = stacked(some)
+    total = counts.sum(axis=0)
+    return np.column_stack([first + np.arange(len(total)), total])
+
+
 def cdf(repeats: Sequence[Bins], per_decade: int) -> pd.DataFrame:
     """Columns ms and share: the part of all values, of the repeats together, that is at most so large; at the edges of the bins."""
     first, counts = stacked(repeats)
@@ -115,23 +129,15 @@ def cdf(repeats: Sequence[Bins], per_decade: int) -> pd.DataFrame:
     return pd.DataFrame({"ms": ms[turns], "share": share[turns]})
 
 
-def quantile(repeats: Sequence[Bins], per_decade: int, q: float) -> tuple[float, float, float]:
-    """The q-quantile of all values in ms, and the ends of its 95 % interval by a bootstrap in two stages: repeats, then the values
-    in them. (Values of one repeat depend on each other, so the second stage alone would make the interval too narrow; with one
-    repeat there is no other.) Error: half a bin, 0.6 % at 200 bins a decade, and the noise of DRAWS.
-
-    The second stage is drawn in one number: the m-th of n values drawn anew from a distribution F lies at F⁻¹(u) with
-    u ~ Beta(m, n - m + 1) (David and Nagaraja, Order Statistics, 2.3)."""
-    first, counts = stacked(repeats)
-    n = int(counts.sum())
-    m = max(1, math.ceil(q * n))
-    rng = np.random.default_rng(0)
-    chosen = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=DRAWS)
-    drawn = _inverse(chosen @ counts, rng.beta(m, n - m + 1, size=DRAWS))
-    at = _inverse(counts.sum(axis=0)[None, :], np.array([q]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    value, low, high = 10 ** ((first + np.array([at[0], low, high])) / per_decade)
-    return float(value), float(low), float(high)
+def quantile(units: Sequence[Bins], per_decade: int, q: float) -> tuple[float, float, float]:
+    """The q-quantile of all values in ms, and the ends of its 95 % interval: Student's t over the logarithms of the units' own
+    quantiles. NaN for the ends of fewer than three units, starts or repeats (by_start). Values within one unit depend on each
+    other, so that they say nothing of its error. Error by the bins: half a bin, 0.6 % at 200 bins a decade."""
+    first, counts = stacked(units)
+    rows = np.vstack([counts.sum(axis=0), counts])
+    whole, *own = (first + _inverse(rows, np.full(len(rows), q))) / per_decade * math.log(10)
+    half = half_width(own)
+    return math.exp(whole), math.exp(whole - half), math.exp(whole + half)
 
 
 def _inverse(counts: Counts, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -146,11 +152,12 @@ def _inverse(counts: Counts, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.
 
 
 def percentiles(used: pd.DataFrame, bins: pd.Series, per_decade: int, q: float, by: Sequence[str]) -> pd.DataFrame:
-    """Columns `by`, n (repeats), mean (here the quantile), low, high, from the records whose bins are known; `bins` is a column of
-    distributions at the records' index."""
+    """Columns `by`, n (starts where there are several, else repeats), mean (here the quantile), low, high, from the records whose
+    bins are known; `bins` is a column of distributions at the records' index."""
     known = bins.reindex(used.index).dropna()
     rows = [
-        (*(key if isinstance(key, tuple) else (key,)), len(part), *quantile(list(part), per_decade, q))
+        (*(key if isinstance(key, tuple) else (key,)), len(of_units), *quantile(of_units, per_decade, q))
         for key, part in known.groupby([used.loc[known.index, name] for name in by])
+        for of_units in (by_start(part, used.loc[part.index, "start"]),)
     ]
     return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])

@@ -69,16 +69,27 @@ def telling(used: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Columns `by`, n, mean, low, high: over the repeats that know `metric`. low and high are the 95 % t interval of the mean from
-    3 repeats on, and NaN for fewer: two numbers do not tell how far a third lies from them."""
-    grouped = used.dropna(subset=[metric]).groupby(list(by), sort=True)[metric]
-    out = grouped.agg(n="count", mean="mean", std="std").reset_index()
+    """Columns `by`, n, mean, low, high of what knows `metric`. Where there are several starts, each start's mean over its repeats
+    is one of n values. Else each repeat is one, and the interval holds within that start. low and high are the 95 % t interval of
+    the mean from 3 values on, and NaN for fewer: two numbers do not tell how far a third lies from them."""
+    starts = used.dropna(subset=[metric]).groupby([*by, "start"], sort=True)[metric].agg(["count", "mean", "std"]).reset_index()
+    over = starts.groupby(list(by), sort=True)
+    out = over["mean"].agg(n="count", mean="mean", std="std").reset_index()
+    alone, within = out["n"] == 1, over[["count", "std"]].first().reset_index()
+    out["n"], out["std"] = out["n"].mask(alone, within["count"]), out["std"].mask(alone, within["std"])
     half = (out["std"] * out["n"].map(lambda n: t_95(n - 1)) / out["n"] ** 0.5).where(out["n"] >= MIN_REPEATS)
     return out.assign(low=out["mean"] - half, high=out["mean"] + half).drop(columns="std")
 
 
+def units(used: pd.DataFrame, by: Sequence[str]) -> pd.Series[int]:
+    """What `aggregate` counts in each group: a series with the name "start" where some group has several, else "repeat"."""
+    counts = used.groupby(list(by))["start"].agg(["nunique", "size"])
+    several = counts["nunique"] > 1
+    return counts["nunique"].where(several, counts["size"]).rename("start" if several.any() else "repeat")
+
+
 def kind(n: int) -> str:
-    """What low and high of `aggregate` are for n repeats: interval or none."""
+    """What low and high of `aggregate` are for n starts or repeats: interval or none."""
     return "interval" if n >= MIN_REPEATS else "none"
 
 
@@ -150,11 +161,11 @@ def reasons(judged: pd.DataFrame) -> dict[str, int]:
 
 
 def repeats_text(counts: pd.Series[int]) -> str:
-    """How many repeats the means stand on: `2 repeats per point`, `1 to 3 repeats per point`."""
-    low, high = int(counts.min()), int(counts.max())
+    """How many repeats or starts (`units`) the means stand on: `2 repeats per point`, `1 to 3 starts per point`."""
+    low, high, unit = int(counts.min()), int(counts.max()), str(counts.name or "repeat")
     if low == high:
-        return "1 repeat per point" if low == 1 else f"{low} repeats per point"
-    return f"{low} to {high} repeats per point"
+        return f"{plural(low, unit)} per point"
+    return f"{low} to {high} {unit}s per point"
 
 
 def cautions(frame: pd.DataFrame) -> tuple[str, ...]:

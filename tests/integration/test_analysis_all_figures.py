@@ -124,7 +124,7 @@ def test_paper_is_a_column_wide_with_8_pt_and_its_caption_beside_it(frame: pd.Da
     assert not figure.inside
 
 
-def test_latency_against_concurrency_is_of_all_requests_with_bootstrap_intervals(frame: pd.DataFrame, drawn: Drawn) -> None:
+def test_latency_against_concurrency_is_of_all_requests_with_intervals_over_repeats(frame: pd.DataFrame, drawn: Drawn) -> None:
     found = axes(drawn, "latency_concurrency")
     assert [ax.get_title("left").split(",")[0] for ax in found] == ["Median", "Median", "95th percentile", "95th percentile"]
     assert [ax.get_ylabel().split(" ")[0] for ax in found] == ["TTFT", "E2E", "TTFT", "E2E"]
@@ -135,8 +135,8 @@ def test_latency_against_concurrency_is_of_all_requests_with_bootstrap_intervals
     factor = 0.001 if "(s)" in found[0].get_ylabel() else 1
     assert value == pytest.approx(np.median(ttft) * factor, rel=0.03)
     assert (
-        "Percentile over all requests of 2 to 3 repeats per point; bars: 95 % bootstrap interval over repeats and requests (3 "
-        "repeats or more); no bars: fewer than three repeats." in drawing(drawn, "latency_concurrency").caption
+        "Percentile over all requests of 2 to 3 repeats per point; bars: 95 % t interval over repeats, of the "
+        "logarithm (3 repeats or more); no bars: fewer than three repeats." in drawing(drawn, "latency_concurrency").caption
     )
     assert len(bars(found[0])) == 3 * 4 - 1, "one point has two repeats, and no bar"
 

@@ -25,7 +25,7 @@ from tests.unit.analysis.records_made import failed, record, two_arms, write
                 "Lowest mean ITL, the gap between two chunks: pd at 2 of 2 (better than every other arm at 1).",
                 "Better means that the 95 % interval of the ratio over starts excludes equality.",
                 "12 valid of 12 tried; 12 unverified: ",
-                "Evidence: 3 repeats per point, measured, pd KV over unknown.",
+                "Evidence: 3 starts per point, measured, pd KV over unknown.",
                 "512 pd 3 3.00 [-1.97, 7.97]",
                 "everywhere: input_len 512, request_rate inf, max_concurrency inf, num_prompts 24",
             ],

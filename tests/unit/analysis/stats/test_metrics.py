@@ -162,21 +162,32 @@ def binned(values: Any, per_decade: int = FINE) -> request_files.Bins:
 @pytest.mark.parametrize("q", [0.5, 0.95, 0.99])
 def test_quantiles_are_those_of_the_values_within_a_bin(q: float) -> None:
     values = np.random.default_rng(1).lognormal(6, 0.7, 5000)
-    found, low, high = metrics.quantile([binned(values)], FINE, q)
+    found, *ends = metrics.quantile([binned(values)], FINE, q)
     assert found == pytest.approx(np.quantile(values, q), rel=0.012)
-    assert low < found < high
+    assert np.isnan(ends).all(), "one repeat does not tell how another would differ"
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9])
-def test_the_interval_is_that_of_a_bootstrap_that_draws_every_value(q: float) -> None:
+def test_the_interval_is_students_over_the_units_own_quantiles(q: float) -> None:
     rng = np.random.default_rng(2)
-    repeats = [rng.lognormal(6 + 0.2 * i, 0.5, 150) for i in range(3)]
-    _, low, high = metrics.quantile([binned(values) for values in repeats], FINE, q)
-    drawn = []
-    for _ in range(3000):
-        pooled = np.concatenate([repeats[i] for i in rng.integers(0, 3, 3)])
-        drawn.append(np.quantile(rng.choice(pooled, len(pooled)), q))
-    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=0.04)
+    values = [rng.lognormal(6 + 0.2 * i, 0.5, 3000) for i in range(3)]
+    found, low, high = metrics.quantile([binned(some) for some in values], FINE, q)
+    own = np.log([np.quantile(some, q) for some in values])
+    half = 4.302653 * own.std(ddof=1) / math.sqrt(3)
+    assert math.log(high / found) == pytest.approx(half, rel=0.05)
+    assert math.log(found / low) == pytest.approx(half, rel=0.05)
+
+
+def test_an_interval_of_a_percentile_holds_the_truth() -> None:
+    """Starts differ by 5 %, two repeats of each by 1 %: the median of all starts is exp(6)."""
+    rng = np.random.default_rng(3)
+    covered, runs = 0, 200
+    for _ in range(runs):
+        starts = np.repeat(rng.normal(6, 0.05, 3), 2)
+        bins = pd.Series([binned(rng.lognormal(at + rng.normal(0, 0.01), 0.3, 400)) for at in starts])
+        _, low, high = metrics.quantile(metrics.by_start(bins, pd.Series([0, 0, 1, 1, 2, 2])), FINE, 0.5)
+        covered += low <= math.exp(6) <= high
+    assert covered / runs > 0.95 - 3 * math.sqrt(0.95 * 0.05 / runs)
 
 
 def test_repeats_that_differ_make_the_interval_wide() -> None:
@@ -197,11 +208,21 @@ def test_the_cdf_rises_from_0_to_1_over_all_repeats() -> None:
 
 
 def test_percentiles_are_by_series_and_place() -> None:
-    used = pd.DataFrame({"series": ["a", "a", "b"], "x": [1, 1, 1]}, index=[5, 6, 7])
+    used = pd.DataFrame({"series": ["a", "a", "b"], "x": [1, 1, 1], "start": 0}, index=[5, 6, 7])
     of = pd.Series([binned([100.0]), binned([100.0]), None], index=[5, 6, 7])
     out = metrics.percentiles(used, of, FINE, 0.5, ["series", "x"])
     assert out[["series", "x", "n"]].to_numpy().tolist() == [["a", 1, 2]]
     assert out["mean"].iloc[0] == pytest.approx(100, rel=0.012)
+    of_starts = metrics.percentiles(used.assign(start=[0, 1, 1]), of, FINE, 0.5, ["series", "x"])
+    assert of_starts["n"].tolist() == [2]
+
+
+def test_the_distributions_of_a_start_are_those_of_its_repeats_together() -> None:
+    some = pd.Series([binned([100.0]), binned([100.0, 300.0]), binned([50.0])])
+    first, second = metrics.by_start(some, pd.Series([0, 0, 1]))
+    assert metrics.cdf([first], FINE).equals(metrics.cdf(list(some[:2]), FINE))
+    assert metrics.cdf([second], FINE).equals(metrics.cdf([some[2]], FINE))
+    assert len(metrics.by_start(some, pd.Series([1, 1, 1]))) == 3
 
 
 # --- what is made of records

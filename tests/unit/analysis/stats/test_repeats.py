@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,8 +24,39 @@ from tests.unit.analysis.records_made import failed, invalid, record, write
     ],
 )
 def test_aggregate(values: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    frame = pd.DataFrame({"x": "a", "m": [*values, math.nan]})
+    frame = pd.DataFrame({"x": "a", "start": 0, "m": [*values, math.nan]})
     assert repeats.aggregate(frame, "m", ["x"]).iloc[0].tolist()[1:] == pytest.approx(expected, abs=1e-3, nan_ok=True)
+    assert repeats.units(frame.dropna(), ["x"]).name == "repeat"
+
+
+def test_starts_are_the_unit_where_there_are_several() -> None:
+    """Three starts with means 10, 12, 14, and one arm that was started once: 12 ± 4.303 · 2 / √3 as of three numbers."""
+    several = pd.DataFrame({"x": "a", "start": [0, 0, 1, 1, 2], "m": [9.0, 11.0, 11.5, 12.5, 14.0]})
+    once = pd.DataFrame({"x": "b", "start": 0, "m": [1.0, 2.0, 3.0]})
+    both = pd.concat([several, once])
+    found = repeats.aggregate(both, "m", ["x"])
+    assert found.iloc[0].tolist()[1:] == pytest.approx((3, 12.0, 12 - 4.96828, 12 + 4.96828), abs=1e-3)
+    assert found.iloc[1].tolist()[1:] == pytest.approx((3, 2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-3)
+    counts = repeats.units(both, ["x"])
+    assert (counts.name, counts.tolist()) == ("start", [3, 3])
+    assert repeats.repeats_text(counts) == "3 starts per point"
+    two = repeats.aggregate(several[several["start"] < 2], "m", ["x"])
+    assert two["n"].tolist() == [2]
+    assert two["low"].isna().all(), "four repeats of two starts are two values"
+
+
+def test_an_interval_over_starts_holds_the_truth_where_one_over_repeats_would_not() -> None:
+    """Starts differ by 5 %, three repeats of each by 1 %."""
+    rng = np.random.default_rng(1)
+    over_starts, over_repeats, runs = 0, 0, 300
+    for _ in range(runs):
+        values = np.repeat(rng.normal(1, 0.05, 3), 3) + rng.normal(0, 0.01, 9)
+        frame = pd.DataFrame({"x": "a", "start": np.repeat(range(3), 3), "m": values})
+        good, bad = (repeats.aggregate(each, "m", ["x"]).iloc[0] for each in (frame, frame.assign(start=0)))
+        over_starts += good["low"] <= 1 <= good["high"]
+        over_repeats += bad["low"] <= 1 <= bad["high"]
+    assert over_starts / runs > 0.95 - 3 * 0.0126
+    assert over_repeats / runs < 0.85
 
 
 def test_judge_leaves_out_failed_invalid_and_superseded(tmp_path: Path) -> None:
