@@ -30,6 +30,7 @@ from analysis.stats.slo_grid import SHARES, own_mark
 from analysis.stats.slo_map import NOTHING, Cell, SloMap, slo_maps
 from analysis.stats.sweeps import ArmCapacity, Sweep, arm_capacities, slo_of, sweeps_of
 from analysis.stats.verdict import DISAGGREGATE, TOGETHER
+from pdslurm.config import Search
 from pdslurm.plan.render import STEADY_S
 from pdslurm.records.good_requests import is_good
 from pdslurm.records.measurement import Measurement
@@ -142,6 +143,14 @@ def cautions(run: Run) -> Iterator[str]:
     worth = {arm: run.capacities[arm] for arm in ARMS}
     yield f"{worth[PD].requests:.0f} requests of 1P1D near its capacity are worth {worth[PD].effective:.0f} independent ones, "
     yield f"and {worth[ROUTE].requests:.0f} of Route 2 are worth {worth[ROUTE].effective:.0f}."
+    counts = [len(p.requests["ok"]) for sweep in run.sweeps for p in sweep.points]
+    may_miss = [math.floor(count * 0.01) for count in counts]
+    yield f"The row of 99 % is worth least: of the {span(counts, '{:.0f}'.format)} judged requests of a measurement only "
+    yield f"of a measurement only {span(may_miss, '{:.0f}'.format)} may miss the SLO"
+    yield f"today's plan sends at least {Search().beyond / (1 - 0.99):,.0f} for that share."
+
+
+def overload(run: Run) -> Iterator[str]:
     (grew,), tries = run.of(ROUTE, 29.1, valid=False), 1 + len(run.of(ROUTE, 29.1))
     above = [c.tpot_ms for c in run.maps[0.9].row(500.0) if 2 * c.capacities[ROUTE][0] > grew.point["request_rate"]]
     yield f"For TPOT limits of {above[0]:g} ms and more Route 2's capacity lies above {grew.point['request_rate']:g} requests/s, "
@@ -259,7 +268,7 @@ def smaller(run: Run) -> Iterator[str]:
     yield f"torch.compile took {span(took, '{:.0f}'.format)} s in every engine of both arms."
 
 
-SECTIONS = (answer, other_limits, slo_counts, cautions, unverified, old_numbers, tpot, tpot_words, power_cap, smaller)
+SECTIONS = (answer, other_limits, slo_counts, cautions, overload, unverified, old_numbers, tpot, tpot_words, power_cap, smaller)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
