@@ -293,6 +293,7 @@ class Slo:
     tpot_ms: float | None = None  # mean time per output token after the first
     e2el_ms: float | None = None
     share: float = 0.9  # of a point's requests that have to be good for its rate to meet the SLO
+    smallest_difference: float = 0.05  # as a share: arms that surely differ by less are called the same; 0 calls none so
 
     @property
     def demands_nothing(self) -> bool:

@@ -96,6 +96,8 @@ def _slo(config: Config) -> Iterator[str]:
             yield f"slo.{name}={value:g}: must be above 0, or null to demand nothing"
     if not 0 < slo.share <= 1:
         yield f"slo.share={slo.share:g}: must lie above 0 and be at most 1"
+    if not 0 <= slo.smallest_difference < 1:
+        yield f"slo.smallest_difference={slo.smallest_difference:g}: must be at least 0 and below 1, as 0.05 for 5 %"
     if slo.share == 1 and config.workload.search.lowest is not None:
         yield "slo.share=1: workload.search needs a share below 1, for the worst of more requests is worse; use 0.99 or less"
     if config.workload.search.lowest is not None and slo.demands_nothing:

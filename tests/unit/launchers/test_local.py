@@ -31,6 +31,7 @@ MakeConfig = Callable[..., c.Config]
     [
         ({"limits.point_s": 1.0, "launcher.format": c.PlanFormat.json}, True),
         ({"run_access": c.Access.all, "cluster.network.transport": c.Transport.rdma}, True),
+        ({"slo.smallest_difference": 0.1}, True),
         ({"workload.num_prompts": 11}, False),
         ({"topology.route": 4}, False),
         ({"seed": 1}, False),

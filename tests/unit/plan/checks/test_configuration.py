@@ -464,14 +464,21 @@ def test_right_configurations_pass(make_config: MakeConfig, changes: dict[str, A
             id="an SLO on what whole answers do not show",
         ),
         pytest.param(
-            {"slo": c.Slo(ttft_ms=0.0, share=1.1), "budget": c.Budget(gpu_hours=0.0, price_per_gpu_hour=-1.0)},
+            {"slo": c.Slo(ttft_ms=0.0, share=1.1, smallest_difference=1.0),
+             "budget": c.Budget(gpu_hours=0.0, price_per_gpu_hour=-1.0)},
             [
                 "slo.ttft_ms=0: must be above 0, or null to demand nothing",
                 "slo.share=1.1: must lie above 0 and be at most 1",
+                "slo.smallest_difference=1: must be at least 0 and below 1, as 0.05 for 5 %",
                 "budget.gpu_hours=0: must be above 0, or null for none",
                 "budget.price_per_gpu_hour=-1: must be above 0, or null for none",
             ],
             id="slo and budget",
+        ),
+        pytest.param(
+            {"slo": c.Slo(smallest_difference=-0.01)},
+            ["slo.smallest_difference=-0.01: must be at least 0 and below 1, as 0.05 for 5 %"],
+            id="a difference below 0",
         ),
         pytest.param(
             {"workload.extra_args": ["--seed=0", "--burstiness", "2"]},
