@@ -17,7 +17,7 @@ from analysis.load.frame import SETTING
 from analysis.load.slo import EXAMPLE, SHARE, Slo, slo_text
 from analysis.stats import metrics, repeats, timeline
 from analysis.stats.repeats import evenly_spaced
-from analysis.stats.sweeps import slo_of, sweeps_of
+from analysis.stats.sweeps import interest_of, slo_of, sweeps_of
 from pdslurm.records.measurement import BINS_PER_DECADE
 
 FILES = "request files (raw/ARM/*.requests.csv.gz) of valid records"
@@ -45,6 +45,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     record is fit to be drawn, or a file behind a record cannot be read."""
     judged = panels.set_apart(by_gpu(repeats.judge(frame))).assign(slo=slo_text(slo) if slo else "")
     require_used(judged)
+    interest = interest_of(judged)
     found = panels.panels(judged)
     for quantity in QUANTITIES:
         yield quantity.file, draw(judged, quantity, found, style)
@@ -56,7 +57,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
     yield _or_needs("goodput", goodput.by_rate(good, rate_panels(good), slo, style)) if slo else ("goodput", NO_SLO)
     sweeps, share = sweeps_of(judged), (slo_of(judged) or ({}, SHARE))[1]
     yield _or_needs("attainment", attainment.attainment(judged, sweeps, slo, share, style) if slo else None)
-    yield _or_needs("slo_map", slo_map.of_sweeps(judged, sweeps, slo, share, style))
+    yield _or_needs("slo_map", slo_map.of_sweeps(judged, sweeps, slo, share, style, interest=interest))
     yield _or_needs("pareto", goodput.pareto(metrics.with_rates(judged), style))
     for what in ("ttft", "e2el"):
         settings = len(with_requests(judged, what)[list(SETTING)].drop_duplicates())
@@ -66,7 +67,7 @@ def drawings(frame: pd.DataFrame, style: Style = SCREEN, slo: Slo | None = None)
         "cdf_itl", distributions.cdf(judged, judged["itl_bins"], BINS_PER_DECADE, WORDS["itl"], style, note=repeats.ITL_IS)
     )
     yield _or_needs("ttft_breakdown", breakdown.ttft_parts(judged, style))
-    yield _or_needs("crossover", crossover.crossover(judged, style))
+    yield _or_needs("crossover", crossover.crossover(judged, style, interest=interest))
     recorded = timeline.records_to_show(judged, activity.ARMS)
     yield _or_needs("timeline", activity.activity_over_time(judged, recorded, timeline.activity(recorded), style))
 

@@ -20,7 +20,17 @@ from analysis.figures.style import SCREEN, Style, canvas
 from analysis.load.frame import SETTING
 from analysis.stats.inference import INTEREST, times_text
 from analysis.stats.repeats import comparable, evenly_spaced
-from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED, Decision, decide
+from analysis.stats.verdict import (
+    DISAGGREGATE,
+    ONE_START,
+    SAME,
+    SAME_WITHIN,
+    TOGETHER,
+    UNDECIDED,
+    Decision,
+    decide,
+    with_interest,
+)
 
 AXES = ("input_len", "output_len", "request_rate", "max_concurrency")
 # Light and dark in grey print too; hatches and the signs in the fields tell them apart as well.
@@ -34,7 +44,7 @@ FIELDS: Mapping[str, dict[str, Any]] = {
 WORDS = {
     DISAGGREGATE: "P/D is better",
     TOGETHER: "P/D is worse",
-    SAME: f"the same within {100 * INTEREST:g} %",
+    SAME: SAME_WITHIN,
     UNDECIDED: "cannot be told",
     ONE_START: "one start of each arm: cannot be told",
 }
@@ -43,11 +53,11 @@ ROW, AROUND = 0.36, 0.75  # inches: of a row of fields, of a panel beside them
 Place = tuple[float, ...]
 
 
-def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
+def crossover(judged: pd.DataFrame, style: Style = SCREEN, *, interest: float = INTEREST) -> Drawing | None:
     """The best P/D arm's number as a multiple of the best other arm's, at every setting that both kinds have. None for fewer than
-    two."""
+    two. `interest`: the smallest difference that matters."""
     used = comparable(judged[judged["use"] == "used"])
-    decisions = decide(used.dropna(subset=["disaggregated"]))
+    decisions = decide(used.dropna(subset=["disaggregated"]), interest=interest)
     settings = pd.DataFrame([d.setting for d in decisions]).drop_duplicates()
     if len(settings) < 2:
         return None
@@ -59,7 +69,8 @@ def crossover(judged: pd.DataFrame, style: Style = SCREEN) -> Drawing | None:
     decisions = tuple(d for d in decisions if _place(d, down) in ys)
     measures = list(dict.fromkeys(d.measure for d in decisions))
     shown = [answer for answer in FIELDS if any(d.outcome == answer for d in decisions)]
-    handles: list[Artist] = [Patch(**FIELDS[answer], edgecolor="0.3", label=WORDS[answer]) for answer in shown]
+    labels = {answer: with_interest(WORDS[answer], interest) for answer in shown}
+    handles: list[Artist] = [Patch(**FIELDS[answer], edgecolor="0.3", label=label) for answer, label in labels.items()]
     said = (
         "Each field: the number of the best arm with separate prefill and decode instances as a multiple of the best without, the "
         "ratio of their means over starts. Above ×1 P/D has more: better of a throughput, worse of a latency; better or worse is "

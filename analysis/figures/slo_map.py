@@ -24,7 +24,7 @@ from analysis.stats.repeats import evenly_spaced
 from analysis.stats.slo_grid import PRESETS, Mark, own_mark, shares_with
 from analysis.stats.slo_map import NOTHING, Cell, SloMap, mappable, slo_map
 from analysis.stats.sweeps import LOAD, Load, Sweep
-from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED
+from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, SAME_WITHIN, TOGETHER, UNDECIDED, with_interest
 
 Kind = tuple[str, str | None]  # a cell's outcome and leaning
 PALE: Mapping[Kind, dict[str, Any]] = {
@@ -42,7 +42,7 @@ FIELDS: Mapping[Kind, dict[str, Any]] = {
 WORDS: Mapping[Kind, str] = {
     (DISAGGREGATE, None): "P/D is better",
     (TOGETHER, None): "P/D is worse",
-    (SAME, None): f"the same within {100 * INTEREST:g} %",
+    (SAME, None): SAME_WITHIN,
     (UNDECIDED, None): "cannot be told",
     (ONE_START, DISAGGREGATE): "P/D is better in the one start of each arm",
     (ONE_START, TOGETHER): "P/D is worse in the one start of each arm",
@@ -65,13 +65,19 @@ SAID = (
 
 
 def of_sweeps(
-    judged: pd.DataFrame, sweeps: Sequence[Sweep], slo: Slo | None, share: float, style: Style = SCREEN
+    judged: pd.DataFrame,
+    sweeps: Sequence[Sweep],
+    slo: Slo | None,
+    share: float,
+    style: Style = SCREEN,
+    *,
+    interest: float = INTEREST,
 ) -> Drawing | None:
     """The maps of the loads that have one, for each share; of very many loads some. `slo` is marked. None without any."""
     loads = mappable(sweeps)
     drawn = evenly_spaced(list(loads), MOST_LOADS if style.explains else 1)
     own = own_mark(slo or {}, share)
-    found = [slo_map(loads[load], each, marked=own) for load in drawn for each in shares_with(share)]
+    found = [slo_map(loads[load], each, marked=own, interest=interest) for load in drawn for each in shares_with(share)]
     return draw(judged, found, [*own, *PRESETS], style, skipped=len(loads) - len(drawn))
 
 
@@ -83,7 +89,8 @@ def draw(
         return None
     shown = [kind for kind in FIELDS if any(kind_of(cell) == kind for one in maps for cell in one.cells.values())]
     lettered = letters([mark for mark in marks if any(is_on(mark, one) for one in maps)])
-    handles: list[Artist] = [Patch(**FIELDS[kind], edgecolor="0.3", label=WORDS[kind]) for kind in shown]
+    words = {kind: with_interest(WORDS[kind], interest_of(maps)) for kind in shown}
+    handles: list[Artist] = [Patch(**FIELDS[kind], edgecolor="0.3", label=label) for kind, label in words.items()]
     handles += [Patch(facecolor="none", edgecolor="black", linewidth=1.6, label=text) for text in legend_texts(lettered)]
     caption = caption_of(judged, rows_of(judged, [one.load for one in maps]), SAID, skipped=skipped)
     with mpl.rc_context(style.rc):
@@ -100,6 +107,11 @@ def draw(
 
 def kind_of(cell: Cell) -> Kind:
     return cell.outcome, cell.leaning
+
+
+def interest_of(maps: Sequence[SloMap]) -> float:
+    """The smallest difference that the maps' cells were judged by."""
+    return next((cell.ratio.interest for one in maps for cell in one.cells.values() if cell.ratio), INTEREST)
 
 
 def rows_of(judged: pd.DataFrame, loads: Sequence[Load]) -> pd.DataFrame:

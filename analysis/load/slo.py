@@ -52,6 +52,28 @@ def scalar_of_runs(folders: Iterable[str], block: str, name: str) -> str | None:
     return None
 
 
+def smallest_difference_of_runs(folders: Iterable[str], usual: float) -> float:
+    """`slo.smallest_difference` of the runs' config.yaml, `usual` for those that do not name it. Raises ResultsError when they name
+    different ones, or one that is none."""
+    named = {folder: _smallest_difference(folder, usual) for folder in folders}
+    if len(set(named.values())) > 1:
+        said = "; ".join(f"{folder}: {value:g}" for folder, value in named.items())
+        raise ResultsError(f"slo.smallest_difference: the runs' config.yaml name different ones ({said}); give runs that name one")
+    return next(iter(named.values()), usual)
+
+
+def _smallest_difference(folder: str, usual: float) -> float:
+    text = scalar_of_runs([folder], "slo", "smallest_difference")
+    try:
+        value = usual if text is None else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        where = f"{Path(folder) / 'config.yaml'}: slo.smallest_difference={text}"
+        raise ResultsError(f"{where}: must be a number, at least 0 and below 1, as 0.05 for 5 %")
+    return value
+
+
 def checked(given: Iterable[tuple[str, str]], where: str) -> Slo:
     """The bounds as numbers."""
     out = {}

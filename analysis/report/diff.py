@@ -18,6 +18,8 @@ from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
 from analysis.stats import repeats
 from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Score, compare, of_repeats, ratio_text
+from analysis.stats.sweeps import interest_of
+from analysis.stats.verdict import SAME_WITHIN, with_interest
 from pdslurm.records.command_line import options
 
 METRICS = {
@@ -38,7 +40,7 @@ LONGEST = 300  # characters of a value; what is longer is cut
 
 
 DIFFERS, WITHIN_A_START = "differs", "one start each: cannot be told"
-WORDS = {BETTER: DIFFERS, WORSE: DIFFERS, SAME: f"the same within {100 * INTEREST:g} %", ONE_START: WITHIN_A_START}
+WORDS = {BETTER: DIFFERS, WORSE: DIFFERS, SAME: SAME_WITHIN, ONE_START: WITHIN_A_START}
 
 
 def diff(first: Path, second: Path, *, strict: bool = False) -> str:
@@ -59,7 +61,8 @@ def diff(first: Path, second: Path, *, strict: bool = False) -> str:
         ]
         out += [f"  {line}" for line in found or ()]
     judged = [repeats.strict(frame) if strict else frame for frame in frames]
-    return "\n".join([*out, "", *results(*judged), ""])
+    interest = min(map(interest_of, frames))
+    return "\n".join([*out, "", *results(*judged, interest=interest), ""])
 
 
 def _withdrawn(frame: pd.DataFrame) -> str:
@@ -153,8 +156,9 @@ def _grouped(arm: str, left: Mapping[str, Mapping[str, str]], right: Mapping[str
 # --- what came out
 
 
-def results(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    """A table of both means and their ratio for each arm, setting and metric that both runs have."""
+def results(first: pd.DataFrame, second: pd.DataFrame, *, interest: float = INTEREST) -> list[str]:
+    """A table of both means and their ratio for each arm, setting and metric that both runs have. `interest`: the smallest
+    difference that matters; where the runs name different ones, the smaller."""
     a, b = (_samples(frame) for frame in (first, second))
     shared = [key for key in a if key in b]
     only = [f"{len([k for k in some if k not in other])} only in {name}" for name, some, other in (("A", a, b), ("B", b, a))]
@@ -169,9 +173,9 @@ def results(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
             x, y = a[key].get(metric), b[key].get(metric)
             if not x or not y:
                 continue
-            found = compare({"B": scores(y)}, {"A": scores(x)})
+            found = compare({"B": scores(y)}, {"A": scores(x)}, interest=interest)
             assert found
-            verdicts.append(WORDS.get(found.outcome, "cannot be told"))
+            verdicts.append(with_interest(WORDS.get(found.outcome, "cannot be told"), interest))
             setting = [cell_text(key[1:][i]) for i in varied]
             numbers = [number_text(mean(x)), str(len(x)), number_text(mean(y)), str(len(y)), ratio_text(found)]
             cells.append([str(key[0]), *setting, words, *numbers, verdicts[-1]])

@@ -33,8 +33,8 @@ from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
 from analysis.stats.inference import ratio_text
 from analysis.stats.repeats import comparable
-from analysis.stats.sweeps import Sweep, slo_of, sweeps_of
-from analysis.stats.verdict import decide_capacity, decisions_of
+from analysis.stats.sweeps import Sweep, interest_of, slo_of, sweeps_of
+from analysis.stats.verdict import SAME, SAME_WITHIN, Decision, decide_capacity, decisions_of, with_interest
 from pdslurm.errors import ResultsError
 from pdslurm.records.whole_file import write_text
 
@@ -61,7 +61,7 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
     sweeps, known = sweeps_of(judged), slo_of(judged)
     sections: list[Section] = [
         ("verdict", "Verdict", lambda: verdict(judged, sweeps)),
-        ("slo", "Which SLO?", lambda: slo_panels(sweeps, known)),
+        ("slo", "Which SLO?", lambda: slo_panels(sweeps, known, interest=interest_of(judged))),
         ("capacities", "Capacity of each arm", lambda: capacity_tables(sweeps, known)),
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
@@ -137,8 +137,9 @@ def decisions(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup | None:
     settings = used.groupby(list(SETTING)).ngroups
     if settings > MOST_DECISIONS:
         return tag("p", f"The comparisons at each of {settings} settings are not listed: there are too many.", class_="soft")
-    known = slo_of(judged)
-    found = decisions_of(used, decide_capacity(sweeps, *known) if known else ())
+    known, interest = slo_of(judged), interest_of(judged)
+    by_capacity = decide_capacity(sweeps, *known, interest=interest) if known else ()
+    found = decisions_of(used, by_capacity, interest=interest)
     if not found:
         return None
     over = repeats.transports(used)
@@ -152,7 +153,7 @@ def decisions(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup | None:
             d.plain_arm,
             f"{ratio_text(d.ratio)} times the other's",
             " and ".join(map(str, d.ratio.starts)),
-            d.outcome,
+            answer_text(d),
         ]
         for d, setting in zip(found, words, strict=True)
     ]
@@ -163,6 +164,11 @@ def decisions(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup | None:
     )
     count = tag("summary", repeats.plural(len(rows), "comparison"))
     return tag("details", count, html_table(heading, rows, caption=caption))
+
+
+def answer_text(decision: Decision) -> str:
+    """`disaggregate`, `the same within 5 %`."""
+    return with_interest(SAME_WITHIN, decision.ratio.interest) if decision.outcome == SAME else decision.outcome
 
 
 def interactive_charts(judged: pd.DataFrame, groups: Mapping[Key, Group]) -> Markup:

@@ -20,7 +20,7 @@ from analysis.stats.repeats import plural
 from analysis.stats.slo_grid import OWN, PRESETS, Mark, grid, own_mark, shares_with
 from analysis.stats.slo_map import NOTHING, Cell, SloMap, answers, cell_of, mappable, slo_map
 from analysis.stats.sweeps import Sweep
-from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED
+from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED, with_interest
 
 MOST_PANELS = 6  # loads; a page with many would be large
 RATIO = "{pd} meets it at {ratio} times the requests/s per GPU of {plain}"
@@ -44,7 +44,7 @@ KINDS: Mapping[tuple[str, str | None], Kind] = {
     for key, style, says, mark in (
         ((DISAGGREGATE, None), "pd", f"disaggregate: {RATIO}", ""),
         ((TOGETHER, None), "plain", f"do not disaggregate: {RATIO}", ""),
-        ((SAME, None), "same", f"it makes no difference of {100 * INTEREST:g} %: {RATIO}", ""),
+        ((SAME, None), "same", f"it makes no difference of {{within}}: {RATIO}", ""),
         ((UNDECIDED, None), "open", f"it cannot be told: {RATIO}", "?"),
         ((ONE_START, DISAGGREGATE), "pd1", f"in the one start of each arm {{pd}} is better: {RATIO}; {OTHERS}", ""),
         ((ONE_START, TOGETHER), "plain1", f"in the one start of each arm {{plain}} is better: {RATIO}; {OTHERS}", ""),
@@ -82,7 +82,8 @@ def _two(value: float) -> str:
 
 def sentence(cell: Cell) -> str:
     """`For TTFT ≤ 500 ms and TPOT ≤ 12 ms for 95 % of the requests: disaggregate: pd_1p3d meets it at 1.6 [1.3, 2.1] times …`"""
-    words = kind_of(cell).says.format(**_arms(cell.ratio))
+    says = with_interest(kind_of(cell).says, cell.ratio.interest if cell.ratio else INTEREST)
+    words = says.format(**_arms(cell.ratio))
     return SENTENCE.format(ttft=f"{cell.ttft_ms:g}", tpot=f"{cell.tpot_ms:g}", share=f"{100 * cell.share:g}", words=words)
 
 
@@ -92,12 +93,15 @@ def _arms(ratio: Comparison | None) -> dict[str, str]:
     return {"pd": ratio.first, "plain": ratio.second, "ratio": ratio_text(ratio)}
 
 
-def slo_panels(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup | None:
-    """A panel for each load whose rates were swept on both kinds of arms, the first one open; None where there is none."""
+def slo_panels(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None, *, interest: float = INTEREST) -> Markup | None:
+    """A panel for each load whose rates were swept on both kinds of arms, the first one open; None where there is none. `interest`:
+    the smallest difference that matters."""
     loads = mappable(sweeps)
     if not loads:
         return None
-    said = [(load_text(load), _panel(mine, known)) for load, mine in islice(loads.items(), MOST_PANELS)]
+    said = [
+        (load_text(load), _panel(panel_of(mine, known, interest=interest))) for load, mine in islice(loads.items(), MOST_PANELS)
+    ]
     first = [tag("h3", said[0][0]), said[0][1]]
     more = [tag("details", tag("summary", words), panel) for words, panel in said[1:]]
     left = f"{plural(len(loads) - MOST_PANELS, 'more load')} without a panel: python -m analysis slo-map answers for each."
@@ -124,6 +128,7 @@ class Panel:
     share: float  # the one that is drawn without a script
     own: Mark | None
     presets: tuple[tuple[Mark, Cell], ...]
+    interest: float = INTEREST
 
     @property
     def shown(self) -> SloMap:
@@ -143,19 +148,21 @@ class Panel:
         return known[len(known) // 2]
 
 
-def panel_of(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Panel:
+def panel_of(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None, *, interest: float = INTEREST) -> Panel:
     """Of the sweeps of one load that has a map (`mappable`)."""
     bounds, share = known or ({}, SHARE)
     own = own_mark(bounds, share)
     rows, columns = grid(sweeps, share, marked=own)
-    maps = {each: slo_map(sweeps, each, ttft_ms=rows, tpot_ms=columns) for each in shares_with(share)}
-    marks = [*own, *PRESETS]
-    cells = [maps[m.share].cells.get((m.ttft_ms, m.tpot_ms)) or cell_of(sweeps, m.ttft_ms, m.tpot_ms, m.share) for m in marks]
-    return Panel(maps, share, own[0] if own else None, tuple(zip(marks, cells, strict=True)))
+    maps = {each: slo_map(sweeps, each, ttft_ms=rows, tpot_ms=columns, interest=interest) for each in shares_with(share)}
+
+    def cell(mark: Mark) -> Cell:
+        drawn = maps[mark.share].cells.get((mark.ttft_ms, mark.tpot_ms))
+        return drawn or cell_of(sweeps, mark.ttft_ms, mark.tpot_ms, mark.share, interest=interest)
+
+    return Panel(maps, share, own[0] if own else None, tuple((mark, cell(mark)) for mark in (*own, *PRESETS)), interest)
 
 
-def _panel(sweeps: Sequence[Sweep], known: tuple[Slo, float] | None) -> Markup:
-    panel = panel_of(sweeps, known)
+def _panel(panel: Panel) -> Markup:
     data = json.dumps(as_data(panel), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     row = (tag("p", text) for text in answers(panel.shown, list(panel.maps.values()), panel.chosen.ttft_ms))
     parts = [_controls(panel), _says(panel), _table(panel), _legend(panel), tag("div", *row, class_="row")]
@@ -168,7 +175,14 @@ def as_data(panel: Panel) -> dict[str, object]:
     rows = [(ttft_ms, tpot_ms) for ttft_ms in reversed(asked.ttft_ms) for tpot_ms in asked.tpot_ms]
     return {
         "sentence": SENTENCE,
-        "kinds": [{"style": kind.style, "legend": kind.legend, "says": kind.says} for kind in ORDER],
+        "kinds": [
+            {
+                "style": kind.style,
+                "legend": with_interest(kind.legend, panel.interest),
+                "says": with_interest(kind.says, panel.interest),
+            }
+            for kind in ORDER
+        ],
         "arms": panel.arms,
         "bounds": [[f"{ttft_ms:g}", f"{tpot_ms:g}"] for ttft_ms, tpot_ms in rows],
         "columns": len(asked.tpot_ms),
@@ -238,7 +252,7 @@ def _field(cell: Cell, panel: Panel, preset: str | None) -> Markup:
     kind, mark = kind_of(cell), mark_of(cell)
     known = None if preset is None else "own" if preset == OWN else "preset"
     now = "true" if cell is panel.chosen else None
-    label = f"{kind.legend}, {mark}{f', {preset}' if preset else ''}"
+    label = f"{with_interest(kind.legend, panel.interest)}, {mark}{f', {preset}' if preset else ''}"
     box = f"field f-{kind.style}{f' {known}' if known else ''}"
     return tag("button", mark, type="button", class_=box, tabindex="-1", aria_label=label, aria_current=now, data_preset=preset)
 
@@ -248,7 +262,8 @@ def _legend(panel: Panel) -> Markup:
     shown = {kind_of(cell).style for each in panel.maps.values() for cell in each.cells.values()}
     kinds = [kind for kind in KINDS.values() if kind.style in shown]
     items = [
-        tag("li", tag("span", kind.mark, class_=f"field f-{kind.style}", aria_hidden="true"), " ", kind.legend) for kind in kinds
+        tag("li", tag("span", kind.mark, class_=f"field f-{kind.style}", aria_hidden="true"), " ", words)
+        for kind, words in ((kind, with_interest(kind.legend, panel.interest)) for kind in kinds)
     ]
     inside = {mark.name for mark, cell in panel.presets if (cell.ttft_ms, cell.tpot_ms) in panel.shown.cells}
     frames = [("own", "the run's own SLO", OWN in inside), ("preset", "another preset", bool(inside - {OWN}))]

@@ -15,7 +15,7 @@ from analysis.stats import repeats
 from analysis.stats.inference import ratio_text
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import Cell, SloMap, answer_of_sweeps, mappable, slo_maps
-from analysis.stats.sweeps import LOAD, Load, Sweep, slo_of, sweeps_of
+from analysis.stats.sweeps import LOAD, Load, Sweep, interest_of, slo_of, sweeps_of
 from pdslurm.errors import ResultsError
 
 COLUMNS = ("share", "ttft_ms", "tpot_ms", "outcome", "leaning", "pd_arm", "other_arm", "ratio", "ratio_low", "ratio_high")
@@ -29,8 +29,8 @@ def slo_table(frame: pd.DataFrame, share: float | None = None, ttft_ms: float | 
     bounds, own_share = slo_of(judged) or ({}, SHARE)
     share, ttft_ms = _checked(own_share if share is None else share, bounds.get("ttft_ms") if ttft_ms is None else ttft_ms)
     sweeps = sweeps_of(judged)
-    own = own_mark(bounds, own_share)
-    maps = slo_maps(sweeps, share, marked=own, ttft_ms=[ttft_ms] if ttft_ms else [])
+    own, interest = own_mark(bounds, own_share), interest_of(judged)
+    maps = slo_maps(sweeps, share, marked=own, ttft_ms=[ttft_ms] if ttft_ms else [], interest=interest)
     if not maps:
         raise ResultsError(
             "slo-map: at no load were two request rates or more measured on both kinds of arms (with separate prefill and decode "
@@ -39,7 +39,10 @@ def slo_table(frame: pd.DataFrame, share: float | None = None, ttft_ms: float | 
     if as_csv:
         return to_csv(maps)
     loads = mappable(sweeps)
-    said = {load: answer_of_sweeps(mine, share, ttft_ms, marked=own) if ttft_ms else [] for load, mine in loads.items()}
+    said = {
+        load: answer_of_sweeps(mine, share, ttft_ms, marked=own, interest=interest) if ttft_ms else []
+        for load, mine in loads.items()
+    }
     gone = repeats.withdrawn_text(judged)
     texts = [to_text(maps[load], loads[load], said[load]) for load in maps]
     return "\n".join([*([f"{gone}.\n"] if gone else []), *texts])

@@ -14,11 +14,11 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
-from analysis.stats.inference import BETTER, Arms, compare
+from analysis.stats.inference import BETTER, INTEREST, Arms, compare
 from analysis.stats.repeats import comparable
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import answer_of_sweeps, mappable
-from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, by_load, capacity_text, scores, slo_of, sweeps_of
+from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, by_load, capacity_text, interest_of, scores, slo_of, sweeps_of
 from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
 
 WIDTH = 100
@@ -53,13 +53,14 @@ def summary(frame: pd.DataFrame) -> str:
     """The whole text, wrapped to WIDTH but for the table."""
     judged = repeats.judge(frame)
     used = judged[judged["use"] == "used"]
-    known = slo_of(judged)
+    known, interest = slo_of(judged), interest_of(judged)
     sweeps = sweeps_of(judged) if known else ()
-    decisions = decide_capacity(sweeps, *known) if known else ()
-    by_arm = capacity_sentences(judged, used, sweeps) if sweeps else ranking(comparable(used))
+    decisions = decide_capacity(sweeps, *known, interest=interest) if known else ()
+    by_arm = capacity_sentences(judged, used, sweeps) if sweeps else ranking(comparable(used), interest=interest)
     gone = repeats.withdrawn_text(judged)
-    by_slo = slo_sentences(sweeps, *known) if known else []
-    said = ([f"{gone}."] if gone else [], verdict(comparable(used), decisions), by_slo, by_arm, evidence(judged, used))
+    by_slo = slo_sentences(sweeps, *known, interest=interest) if known else []
+    answer = verdict(comparable(used), decisions, interest=interest)
+    said = ([f"{gone}."] if gone else [], answer, by_slo, by_arm, evidence(judged, used))
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
@@ -77,7 +78,7 @@ def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequenc
     currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
     return [
         *capacity_text(capacities),
-        *suggestion.suggestion_text(used, rates, starts=starts_of_splits(sweeps, *known)),
+        *suggestion.suggestion_text(used, rates, starts=starts_of_splits(sweeps, *known), interest=interest_of(judged)),
         *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
 
@@ -90,7 +91,7 @@ def starts_of_splits(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> 
     return found
 
 
-def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> list[str]:
+def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float, *, interest: float = INTEREST) -> list[str]:
     """Sentences for the run's bound on TTFT and every bound on TPOT, of each load that has a map; none without such a bound."""
     loads = mappable(sweeps) if "ttft_ms" in bounds else {}
     said = []
@@ -98,13 +99,14 @@ def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> lis
         inputs, outputs, _, name = load
         what = f"{inputs:g} tokens in, {outputs:g} out" if name == "random" else name
         said += [f"{what}:"] if len(loads) > 1 else []
-        said += answer_of_sweeps(mine, share, bounds["ttft_ms"], marked=own_mark(bounds, share))
+        said += answer_of_sweeps(mine, share, bounds["ttft_ms"], marked=own_mark(bounds, share), interest=interest)
     others = ", ".join(name for name in bounds if name not in ("ttft_ms", "tpot_ms"))
     return [*said, f"These sentences leave out the run's limit on {others}."] if said and others else said
 
 
-def ranking(used: pd.DataFrame) -> list[str]:
-    """Sentences on which arm was best at how many settings, for each criterion."""
+def ranking(used: pd.DataFrame, *, interest: float = INTEREST) -> list[str]:
+    """Sentences on which arm was best at how many settings, for each criterion. `interest`: the smallest difference that
+    matters."""
     if used.empty:
         return ["No valid measurement: there is nothing to compare."]
     arms = used["series"].nunique()
@@ -117,8 +119,9 @@ def ranking(used: pd.DataFrame) -> list[str]:
     sentences = [f"{arms} arms at {repeats.plural(len(settings), 'setting')}."]
     if (settings < arms).any():
         sentences.append(f"Not every arm has a valid measurement of every setting: {_missing(used, len(settings))}.")
-    sentences += [text for criterion in CRITERIA if (text := winners(repeats.telling(used, criterion.metric), criterion))]
-    return [*sentences, *([repeats.OFFERED] if (used["request_rate"] < math.inf).any() else []), grounds(used)]
+    telling = {criterion: repeats.telling(used, criterion.metric) for criterion in CRITERIA}
+    sentences += [text for criterion, rows in telling.items() if (text := winners(rows, criterion, interest=interest))]
+    return [*sentences, *([repeats.OFFERED] if (used["request_rate"] < math.inf).any() else []), grounds(used, interest)]
 
 
 def _missing(used: pd.DataFrame, settings: int) -> str:
@@ -126,12 +129,12 @@ def _missing(used: pd.DataFrame, settings: int) -> str:
     return ", ".join(f"{label} at {count} of {settings}" for label, count in have.items() if count < settings)
 
 
-def winners(used: pd.DataFrame, criterion: Criterion) -> str:
+def winners(used: pd.DataFrame, criterion: Criterion, *, interest: float = INTEREST) -> str:
     """`Lowest mean TTFT: pd_1p3d at 7 of 8 (better than every other arm at 5), route_4 at 1.` Empty where nothing of `used` may be
     ranked by it."""
     if used.empty:
         return ""
-    best = leaders(used, criterion)
+    best = leaders(used, criterion, interest=interest)
     if best.empty:
         return f"No {criterion.metric} to compare."
     parts: list[str] = []
@@ -142,7 +145,7 @@ def winners(used: pd.DataFrame, criterion: Criterion) -> str:
     return f"{criterion.best[0].upper()}{criterion.best[1:]}: {', '.join(parts)}."
 
 
-def leaders(used: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
+def leaders(used: pd.DataFrame, criterion: Criterion, *, interest: float = INTEREST) -> pd.DataFrame:
     """For each setting that two arms or more have: the series with the best mean, and whether it is better than all others."""
     rows = []
     for setting, mine in used.groupby(list(SETTING)):
@@ -150,19 +153,21 @@ def leaders(used: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
         if len(arms) < 2:
             continue
         first = max(sorted(arms), key=lambda arm: sum(score.value for score in arms[arm]) / len(arms[arm]))
-        found = compare({first: arms[first]}, {arm: scores for arm, scores in arms.items() if arm != first})
+        others = {arm: scores for arm, scores in arms.items() if arm != first}
+        found = compare({first: arms[first]}, others, interest=interest)
         rows.append((*setting, first, found is not None and found.outcome == BETTER))
     return pd.DataFrame(rows, columns=[*SETTING, "series", "apart"])
 
 
-def grounds(used: pd.DataFrame) -> str:
+def grounds(used: pd.DataFrame, interest: float = INTEREST) -> str:
     """What `better` stands on."""
     if int(used.groupby(list(KEYS))["start"].nunique().max()) == 1:
         return (
             "Each arm was started once, so that no arm is called better: another start may differ. Measure with workload.starts=3 "
             "before you rely on it."
         )
-    return "Better means that the 95 % interval of the ratio over starts excludes equality."
+    better = "Better means that the 95 % interval of the ratio over starts excludes equality."
+    return f"{better} Arms that surely differ by less than {100 * interest:g} % are called the same, and none of them better."
 
 
 def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:

@@ -93,6 +93,7 @@ class Comparison:
     high: float
     outcome: str
     starts: tuple[int, int] = (1, 1)  # the fewest of an arm of each kind
+    interest: float = INTEREST  # the smallest difference that it was judged by
 
     @property
     def is_apart(self) -> bool:
@@ -193,14 +194,15 @@ def compare(first: Arms, second: Arms, *, interest: float = INTEREST) -> Compari
         return None
     arms = {**first, **second}
     if all(len(scores) == 1 for scores in arms.values()):
-        return _within_one_start(first, second)
+        return replace(_within_one_start(first, second), interest=interest)
     spread = spreads(arms)
     low = max(min(_end(arms, spread, (i, j), -1, len(first)) for j in second) for i in first)
     high = min(max(_end(arms, spread, (i, j), +1, len(second)) for i in first) for j in second)
     best, other = (_best(some, spread) for some in (first, second))
     middle = _ratio(arms[best], arms[other], low, high)
     starts = tuple(min(map(len, some.values())) for some in (first, second))
-    return Comparison(best, other, _exp(middle), _exp(low), _exp(high), outcome_of(low, high, interest), (starts[0], starts[1]))
+    outcome = outcome_of(low, high, interest)
+    return Comparison(best, other, _exp(middle), _exp(low), _exp(high), outcome, (starts[0], starts[1]), interest)
 
 
 def outcome_of(low: float, high: float, interest: float = INTEREST) -> str:

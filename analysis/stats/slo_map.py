@@ -16,7 +16,19 @@ from analysis.load.slo import Slo
 from analysis.stats.inference import INTEREST, Arms, Comparison, Score, compare, interval, ratio_text, spreads
 from analysis.stats.slo_grid import Mark, grid, quantiles, shares_with, shows_both
 from analysis.stats.sweeps import Load, Sweep, by_load, scores
-from analysis.stats.verdict import CAPACITY, DISAGGREGATE, MORE_STARTS, ONE_START, OUTCOMES, SAME, TOGETHER, UNDECIDED, Decision
+from analysis.stats.verdict import (
+    CAPACITY,
+    DISAGGREGATE,
+    MORE_STARTS,
+    ONE_START,
+    OUTCOMES,
+    SAME,
+    SAME_WITHIN,
+    TOGETHER,
+    UNDECIDED,
+    Decision,
+    with_interest,
+)
 from pdslurm.errors import ResultsError
 
 NOTHING = "nothing meets it"
@@ -66,13 +78,18 @@ def mappable(sweeps: Sequence[Sweep]) -> dict[Load, list[Sweep]]:
 
 
 def slo_maps(
-    sweeps: Sequence[Sweep], share: float, *, marked: Sequence[Mark] = (), ttft_ms: Sequence[float] = ()
+    sweeps: Sequence[Sweep],
+    share: float,
+    *,
+    marked: Sequence[Mark] = (),
+    ttft_ms: Sequence[float] = (),
+    interest: float = INTEREST,
 ) -> dict[Load, SloMap]:
     """The map of each load that has one (`mappable`), on its default grid and the bounds `ttft_ms`."""
     found = {}
     for load, mine in mappable(sweeps).items():
         rows, columns = grid(mine, share, marked=marked, ttft_ms=ttft_ms)
-        found[load] = slo_map(mine, share, ttft_ms=rows, tpot_ms=columns)
+        found[load] = slo_map(mine, share, ttft_ms=rows, tpot_ms=columns, interest=interest)
     return found
 
 
@@ -146,10 +163,12 @@ def answers(asked: SloMap, others: Sequence[SloMap], ttft_ms: float) -> list[str
     return [_sentence(asked, ttft_ms), *said, *same, *_caution([asked, *differ], ttft_ms)]
 
 
-def answer_of_sweeps(sweeps: Sequence[Sweep], share: float, ttft_ms: float, *, marked: Sequence[Mark] = ()) -> list[str]:
+def answer_of_sweeps(
+    sweeps: Sequence[Sweep], share: float, ttft_ms: float, *, marked: Sequence[Mark] = (), interest: float = INTEREST
+) -> list[str]:
     """The sentences of `answers` for one load's sweeps, without the cells of other bounds on TTFT."""
     _, columns = grid(sweeps, share, marked=marked)
-    rows = {each: slo_map(sweeps, each, ttft_ms=[ttft_ms], tpot_ms=columns) for each in shares_with(share)}
+    rows = {each: slo_map(sweeps, each, ttft_ms=[ttft_ms], tpot_ms=columns, interest=interest) for each in shares_with(share)}
     return answers(rows[share], list(rows.values()), ttft_ms)
 
 
@@ -186,7 +205,7 @@ def _range_text(asked: SloMap, cells: Sequence[Cell]) -> str:
 SAID = {
     DISAGGREGATE: "disaggregate",
     TOGETHER: "do not disaggregate",
-    SAME: f"the two are the same within {100 * INTEREST:g} %",
+    SAME: f"the two are {SAME_WITHIN}",
     UNDECIDED: "it cannot be told",
 }
 
@@ -207,7 +226,7 @@ def _outcome_text(cells: Sequence[Cell]) -> str:
 
 def _said(cell: Cell, first: str, second: str) -> str:
     if cell.outcome != ONE_START:
-        return SAID[cell.outcome]
+        return with_interest(SAID[cell.outcome], cell.ratio.interest) if cell.ratio else SAID[cell.outcome]
     if cell.leaning is None:
         return "the one start of each arm does not tell the two apart"
     return f"in the one start of each arm {first if cell.leaning == DISAGGREGATE else second} is better"

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.load.slo import SHARE, Slo, of_runs, scalar_of_runs, slo_text
 from analysis.stats.bounds import Bounded, exact, of_repeats
 from analysis.stats.cost import cost
-from analysis.stats.inference import BETTER, ONE_START, SAME, WORSE, Arms, Comparison, compare, ratio_text
+from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Arms, Comparison, compare, ratio_text
 from analysis.stats.saturation import DECODE, EITHER, PREFILL, Saturated, Suggestion, suggest
 from pdslurm.records.split_ratio import SATURATED, Limits
 
@@ -62,6 +62,7 @@ def suggestion_text(
     slo: Slo | None = None,
     share: float | None = None,
     starts: Mapping[tuple[int, int], Arms] | None = None,
+    interest: float = INTEREST,
 ) -> list[str]:
     """A paragraph for each pair of lengths: what is predicted, what is suggested, and what the measured capacities say to it.
 
@@ -76,7 +77,7 @@ def suggestion_text(
         mine = rates[(rates["input_len"] == inputs) & (rates["output_len"] == outputs) & rates["disaggregated"].astype(bool)]
         measured = {str(arm): (low, high) for arm, low, high in mine[["series", "low_per_s", "high_per_s"]].itertuples(index=False)}
         said = [f"{inputs} tokens in, {outputs} out: {prediction_text(suggestion, bounds)}"]
-        said += [judgement(suggestion, (starts or {}).get((inputs, outputs), {}))]
+        said += [judgement(suggestion, (starts or {}).get((inputs, outputs), {}), interest=interest)]
         said += list(misses(suggestion, measured))
         lines.append(" ".join(each for each in said if each))
     return lines
@@ -113,7 +114,7 @@ def _sides(suggestion: Suggestion) -> str:
     return f"{said} {sides[0].upper()}{sides[1:]}."
 
 
-def judgement(suggestion: Suggestion, arms: Arms) -> str:
+def judgement(suggestion: Suggestion, arms: Arms, *, interest: float = INTEREST) -> str:
     """Whether the measured arms confirm the suggested split. `arms`: the scores of each P/D arm's starts."""
     if suggestion.best is None:
         return ""
@@ -123,7 +124,7 @@ def judgement(suggestion: Suggestion, arms: Arms) -> str:
     mine, others = ({arm: of for arm, of in arms.items() if (split_of(arm) == name) is is_it} for is_it in (True, False))
     if not mine:
         return f"{name} was not measured, so that nothing confirms or refutes it."
-    found = compare(mine, others)
+    found = compare(mine, others, interest=interest)
     if found is None:
         return f"No other split than {name} was measured, so that nothing confirms or refutes it."
     if all(score.is_open and score.high < math.inf for scores in arms.values() for score in scores):

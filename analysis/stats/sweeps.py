@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.load import request_files, slo
 from analysis.load.slo import SHARE, Slo
 from analysis.stats.capacity import AtRate, Capacity, RatePoint, at_rate, capacity, judged
-from analysis.stats.inference import Arms, Score, interval, spreads
+from analysis.stats.inference import INTEREST, Arms, Score, interval, spreads
 
 # What tells one load from another whose rates are swept; seeds and repeats differ within a sweep.
 LOAD = ("input_len", "output_len", "max_concurrency", "load")
@@ -88,6 +88,12 @@ def slo_of(frame: pd.DataFrame) -> tuple[Slo, float] | None:
         return None
     share = slo.scalar_of_runs(folders, "slo", "share")
     return bounds, float(share) if share else SHARE
+
+
+def interest_of(frame: pd.DataFrame) -> float:
+    """The smallest difference that matters, as a share, by the runs' config.yaml. Raises ResultsError when they name different
+    ones."""
+    return slo.smallest_difference_of_runs(sorted(frame["folder"].unique()), INTEREST)
 
 
 def by_load(sweeps: Sequence[Sweep]) -> dict[Load, list[Sweep]]:

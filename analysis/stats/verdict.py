@@ -23,6 +23,7 @@ from analysis.stats.sweeps import LOAD, Sweep, by_load, scores
 DISAGGREGATE, TOGETHER = "disaggregate", "do not disaggregate"
 SAME, UNDECIDED, ONE_START = "the same", "cannot be told", "one start"
 OUTCOMES = {inference.BETTER: DISAGGREGATE, inference.WORSE: TOGETHER, inference.SAME: SAME, inference.ONE_START: ONE_START}
+SAME_WITHIN = "the same within {within}"  # of `with_interest`
 MORE_STARTS = "workload.starts=3 starts each arm three times"
 
 
@@ -76,14 +77,19 @@ class Decision:
         return DISAGGREGATE if (self.ratio.low > 1) is self.measure.largest else TOGETHER
 
 
+def with_interest(words: str, interest: float) -> str:
+    """`the same within 5 %` of SAME_WITHIN: {within} becomes the smallest difference that matters."""
+    return words.replace("{within}", f"{100 * interest:g} %")
+
+
 def per_gpu(used: pd.DataFrame) -> pd.DataFrame:
     """The frame with what is counted per GPU."""
     return used.assign(output_tok_s_per_gpu=used["output_throughput_tok_s"] / used["gpus"])
 
 
-def decide(used: pd.DataFrame, measures: Sequence[Measure] = MEASURES) -> tuple[Decision, ...]:
+def decide(used: pd.DataFrame, measures: Sequence[Measure] = MEASURES, *, interest: float = INTEREST) -> tuple[Decision, ...]:
     """A decision for each setting and measure where both kinds of arms have valid measurements, in the settings' order; none by
-    throughput at a request rate, where it is the load that was offered."""
+    throughput at a request rate, where it is the load that was offered. `interest`: of analysis.stats.inference.compare."""
     frame = per_gpu(used)
     separate = dict(zip(frame["series"], frame["disaggregated"].astype(bool), strict=True))
     decisions = []
@@ -92,11 +98,11 @@ def decide(used: pd.DataFrame, measures: Sequence[Measure] = MEASURES) -> tuple[
         for measure in measures:
             arms = scores_of(repeats.telling(rows, measure.metric), measure)
             kinds = ({arm: of for arm, of in arms.items() if separate[arm] is kind} for kind in (True, False))
-            decisions += _decision(setting, measure, compare(*kinds))
+            decisions += _decision(setting, measure, compare(*kinds, interest=interest))
     return tuple(decisions)
 
 
-def decide_capacity(sweeps: Sequence[Sweep], bounds: Slo, share: float, interest: float = INTEREST) -> tuple[Decision, ...]:
+def decide_capacity(sweeps: Sequence[Sweep], bounds: Slo, share: float, *, interest: float = INTEREST) -> tuple[Decision, ...]:
     """A decision for each load whose rates were swept on both kinds of arms."""
     decisions = []
     for load, mine in by_load(sweeps).items():
@@ -164,7 +170,7 @@ def _side_text(mine: Sequence[Decision], side: str) -> str:
 
 
 def _same_text(mine: Sequence[Decision]) -> str:
-    return f"at {len(mine)} the two are the same within {100 * INTEREST:g} %: {_says(mine)}"
+    return f"at {len(mine)} the two are {with_interest(SAME_WITHIN, mine[0].ratio.interest)}: {_says(mine)}"
 
 
 def _open_text(mine: Sequence[Decision]) -> str:
@@ -196,14 +202,14 @@ def _names(arms: Counter[str]) -> str:
     return " or ".join(name for name, _ in arms.most_common())
 
 
-def decisions_of(used: pd.DataFrame, by_capacity: Sequence[Decision] = ()) -> tuple[Decision, ...]:
+def decisions_of(used: pd.DataFrame, by_capacity: Sequence[Decision] = (), *, interest: float = INTEREST) -> tuple[Decision, ...]:
     """By capacity where rates were swept, else by throughput and latencies."""
-    return tuple(by_capacity) or decide(used)
+    return tuple(by_capacity) or decide(used, interest=interest)
 
 
-def verdict(used: pd.DataFrame, by_capacity: Sequence[Decision] = ()) -> list[str]:
+def verdict(used: pd.DataFrame, by_capacity: Sequence[Decision] = (), *, interest: float = INTEREST) -> list[str]:
     """Sentences: one for each measure, then what they stand on. None where arms of one kind are missing."""
-    decisions = decisions_of(used, by_capacity)
+    decisions = decisions_of(used, by_capacity, interest=interest)
     if not decisions:
         return []
     over = repeats.transports(used)

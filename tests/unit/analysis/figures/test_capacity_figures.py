@@ -23,6 +23,7 @@ from analysis.stats.inference import Comparison
 from analysis.stats.slo_grid import Mark
 from analysis.stats.slo_map import slo_map
 from analysis.stats.sweeps import Sweep, arm_capacities, sweeps_of
+from analysis.stats.verdict import with_interest
 from tests.swept import write_run
 
 SLO = {"ttft_ms": 500.0, "tpot_ms": 25.0}
@@ -73,7 +74,7 @@ def test_a_panel_is_a_share_and_a_field_an_slo(judged: pd.DataFrame, sweeps: tup
     assert [text.get_text() for text in first.texts if text.get_text().isalpha()] == ["a"]
     assert [text.get_text() for text in second.texts if text.get_text().isalpha()] == ["b"]
     assert legend(made)[-2:] == ["a: own (200, 25 ms)", "b: other (200, 25 ms)"]
-    shown = {WORDS[kind_of(cell)] for cell in asked.cells.values()}
+    shown = {with_interest(WORDS[kind_of(cell)], 0.05) for cell in asked.cells.values()}
     assert set(legend(made)[:-2]) == shown
 
 
