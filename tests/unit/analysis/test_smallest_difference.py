@@ -147,7 +147,7 @@ def test_the_rows_behind_the_verdict_say_it(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Under the run's own SLO the P/D arm has about 0.7 times the other's capacity."""
-    slo = "  ttft_ms: 500.0\n  tpot_ms: 25.0\n  share: 0.9\n  smallest_difference: 0.8\n"
+    slo = "  ttft_ms: 500.0\n  tpot_ms: 25.0\n  share: 0.9\n  smallest_difference: 0.95\n"
     return write_run(tmp_path_factory.mktemp("swept"), rates=(3.0, 7.0, 11.0, 16.0, 24.0), duration_s=15, slo=slo)
 
 
@@ -156,10 +156,10 @@ def test_the_map_of_slos_and_its_words_follow(swept: Path, capsys: pytest.Captur
     rows = [row.split(",") for row in capsys.readouterr().out.splitlines()]
     assert [row[7] for row in rows if row[5:7] == ["500", "25"]] == [SAME]
     assert main(["slo-map", str(swept)]) == 0
-    assert "the two are the same within 80 % (pd_2p2d meets it at" in " ".join(capsys.readouterr().out.split())
+    assert "the two are the same within 95 % (pd_2p2d meets it at" in " ".join(capsys.readouterr().out.split())
     text = text_of(swept)
-    assert "at 1 the two are the same within 80 %: pd_2p2d meets the SLO at" in text
-    assert "ms and more the two are the same within 80 % (pd_2p2d meets it at" in text
+    assert "at 1 the two are the same within 95 %: pd_2p2d meets the SLO at" in text
+    assert "ms and more the two are the same within 95 % (pd_2p2d meets it at" in text
 
 
 def test_the_figure_and_the_panel_of_the_map_follow(swept: Path) -> None:
@@ -167,15 +167,15 @@ def test_the_figure_and_the_panel_of_the_map_follow(swept: Path) -> None:
     sweeps, slo = sweeps_of(judged), {"ttft_ms": 500.0, "tpot_ms": 25.0}
     made = slo_figure.of_sweeps(judged, sweeps, slo, 0.9, interest=interest_of(judged))
     assert made
-    assert "the same within 80 %" in [text.get_text() for text in made.figure.legends[0].texts]
+    assert "the same within 95 %" in [text.get_text() for text in made.figure.legends[0].texts]
     page = slo_panels(sweeps, (slo, 0.9), interest=interest_of(judged))
     assert page
-    assert page.count("it makes no difference of 80 %: pd_2p2d meets it at") == 1
-    assert "the same within 80 %, ×0.7" in page
+    assert page.count("it makes no difference of 95 %: pd_2p2d meets it at") == 1
+    assert "the same within 95 %, ×0.7" in page
     assert "{within}" not in page
     usual = slo_panels(sweeps, (slo, 0.9))
     assert usual
-    assert "80 %" not in usual
+    assert "difference of 95 %" not in usual
     assert f"it makes no difference of {100 * INTEREST:g} %" in usual
 
 
