@@ -14,11 +14,11 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
-from analysis.stats.inference import BETTER, INTEREST, Arms, compare
+from analysis.stats.inference import BETTER, INTEREST, compare
 from analysis.stats.repeats import comparable
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import answer_of_sweeps, mappable
-from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, by_load, capacity_text, interest_of, scores, slo_of, sweeps_of
+from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, interest_of, load_text, slo_of, sweeps_of
 from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
 
 WIDTH = 100
@@ -72,23 +72,16 @@ def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequenc
     folders = sorted(judged["folder"].unique())
     known = slo_of(judged)
     assert known
-    capacities = arm_capacities(sweeps, *known)
+    bounds, share = known
+    capacities = arm_capacities(sweeps, bounds, share)
     rates = as_frame(capacities)
     price = slo.scalar_of_runs(folders, "budget", "price_per_gpu_hour")
     currency = slo.scalar_of_runs(folders, "budget", "currency") or ""
     return [
         *capacity_text(capacities),
-        *suggestion.suggestion_text(used, rates, starts=starts_of_splits(sweeps, *known), interest=interest_of(judged)),
+        *suggestion.suggestion_text(used, capacities, slo=bounds, share=share, interest=interest_of(judged)),
         *suggestion.cost_text(rates, float(price) if price else None, currency),
     ]
-
-
-def starts_of_splits(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float) -> dict[tuple[int, int], Arms]:
-    """Input and output length → the scores of each P/D arm's starts; of several loads of these lengths those of the first."""
-    found: dict[tuple[int, int], Arms] = {}
-    for (inputs, outputs, _, _), mine in by_load(sweeps).items():
-        found.setdefault((int(inputs), int(outputs)), scores(mine, bounds, share)[0])
-    return found
 
 
 def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float, *, interest: float = INTEREST) -> list[str]:
@@ -96,9 +89,7 @@ def slo_sentences(sweeps: Sequence[Sweep], bounds: slo.Slo, share: float, *, int
     loads = mappable(sweeps) if "ttft_ms" in bounds else {}
     said = []
     for load, mine in loads.items():
-        inputs, outputs, _, name = load
-        what = f"{inputs:g} tokens in, {outputs:g} out" if name == "random" else name
-        said += [f"{what}:"] if len(loads) > 1 else []
+        said += [f"{load_text(load)}:"] if len(loads) > 1 else []
         said += answer_of_sweeps(mine, share, bounds["ttft_ms"], marked=own_mark(bounds, share), interest=interest)
     others = ", ".join(name for name in bounds if name not in ("ttft_ms", "tpot_ms"))
     return [*said, f"These sentences leave out the run's limit on {others}."] if said and others else said

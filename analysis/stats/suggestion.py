@@ -1,26 +1,31 @@
-"""Judged records and capacities in; what saturated instances predict for every split, whether measuring confirms it, and what an
-arm costs, out, in sentences.
+"""Judged records and arms' capacities in; what saturated instances predict for every split, whether measuring confirms it, and what
+an arm costs, out, in sentences.
 
 A plain arm gets prompts alone and whole answers, all at once, and whole answers with few requests in flight (sweep `saturated`).
-analysis.stats.saturation predicts the requests/s of every split from these. Which split is the best is judged by the capacities of
-the measured arms, and only where their interval over starts shows it (analysis.stats.inference)."""
+analysis.stats.saturation predicts the requests/s of every split from these, of all its instances together. Whether the split that
+it suggests is the best is judged by the measured capacities over starts, with the interval of analysis.stats.inference, which is
+corrected for the choice of the best arm: one start of each arm neither confirms nor refutes anything."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from analysis.load.slo import SHARE, Slo, of_runs, scalar_of_runs, slo_text
+from analysis.load.slo import Slo, slo_text
 from analysis.stats.bounds import Bounded, exact, of_repeats
 from analysis.stats.cost import cost
-from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Arms, Comparison, compare, ratio_text
+from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Comparison, compare, ratio_text
+from analysis.stats.repeats import plural
 from analysis.stats.saturation import DECODE, EITHER, PREFILL, Saturated, Suggestion, suggest
+from analysis.stats.slo_map import is_missed
+from analysis.stats.sweeps import ArmCapacity, Load, load_text
+from analysis.stats.verdict import CAPACITY, MORE_STARTS, SAME_WITHIN, with_interest
 from pdslurm.records.split_ratio import SATURATED, Limits
 
 HEEDED = ("ttft_ms", "tpot_ms")  # the bounds that the prediction heeds
+NEITHER = "neither confirmed nor refuted"
 
 
 def suggestions(used: pd.DataFrame, limits: Limits) -> dict[tuple[int, int], Suggestion]:
@@ -56,31 +61,26 @@ def _mean(rows: pd.DataFrame, metric: str) -> Bounded | None:
 
 
 def suggestion_text(
-    used: pd.DataFrame,
-    rates: pd.DataFrame,
-    *,
-    slo: Slo | None = None,
-    share: float | None = None,
-    starts: Mapping[tuple[int, int], Arms] | None = None,
-    interest: float = INTEREST,
+    used: pd.DataFrame, capacities: Sequence[ArmCapacity], *, slo: Slo, share: float, interest: float = INTEREST
 ) -> list[str]:
-    """A paragraph for each pair of lengths: what is predicted, what is suggested, and what the measured capacities say to it.
-
-    `rates`: the capacities of analysis.stats.sweeps.as_frame. `starts`: of each pair of lengths the scores of the P/D arms' starts.
-    `slo` and `share`: of the runs' config.yaml where they are not given."""
-    folders = sorted(used["folder"].unique()) if "folder" in used else []
-    bounds = (of_runs(folders) or {}) if slo is None else slo
-    known = scalar_of_runs(folders, "slo", "share") if share is None else share
-    limits = Limits(float(known or SHARE), bounds.get("ttft_ms"), bounds.get("tpot_ms"))
+    """A paragraph for each pair of lengths and load: what is predicted, what is suggested, and what the measured capacities say to
+    it. `capacities`: of every arm and load (analysis.stats.sweeps.arm_capacities), under the SLO that `slo` and `share` are."""
+    limits = Limits(share, slo.get("ttft_ms"), slo.get("tpot_ms"))
     lines = []
     for (inputs, outputs), suggestion in suggestions(used, limits).items():
-        mine = rates[(rates["input_len"] == inputs) & (rates["output_len"] == outputs) & rates["disaggregated"].astype(bool)]
-        measured = {str(arm): (low, high) for arm, low, high in mine[["series", "low_per_s", "high_per_s"]].itertuples(index=False)}
-        said = [f"{inputs} tokens in, {outputs} out: {prediction_text(suggestion, bounds)}"]
-        said += [judgement(suggestion, (starts or {}).get((inputs, outputs), {}), interest=interest)]
-        said += list(misses(suggestion, measured))
-        lines.append(" ".join(each for each in said if each))
+        loads = [load for load in dict.fromkeys(each.load for each in capacities) if load[:2] == (inputs, outputs)]
+        unswept: Load = (inputs, outputs, float("inf"), "random")
+        for load in loads or [unswept]:
+            arms = arms_of(suggestion, [each for each in capacities if each.load == load])
+            said = [f"{load_text(load)}: {prediction_text(suggestion, slo)}", judgement(suggestion, arms, interest=interest)]
+            lines.append(" ".join(each for each in (*said, *misses(suggestion, arms)) if each))
     return lines
+
+
+def arms_of(suggestion: Suggestion, capacities: Sequence[ArmCapacity]) -> list[ArmCapacity]:
+    """The P/D arms that something is predicted for."""
+    predicted = {split.name for split in suggestion.splits}
+    return [each for each in capacities if each.disaggregated and split_of(each.series) in predicted]
 
 
 def prediction_text(suggestion: Suggestion, slo: Slo) -> str:
@@ -114,47 +114,68 @@ def _sides(suggestion: Suggestion) -> str:
     return f"{said} {sides[0].upper()}{sides[1:]}."
 
 
-def judgement(suggestion: Suggestion, arms: Arms, *, interest: float = INTEREST) -> str:
-    """Whether the measured arms confirm the suggested split. `arms`: the scores of each P/D arm's starts."""
+def judgement(suggestion: Suggestion, arms: Sequence[ArmCapacity], *, interest: float = INTEREST) -> str:
+    """Whether the measured P/D arms of one load confirm the suggested split, which is as good as the best of its arms."""
     if suggestion.best is None:
         return ""
     name = suggestion.best.name
     if len(suggestion.splits) == 1:
         return f"Two instances have no other split than {name}."
-    mine, others = ({arm: of for arm, of in arms.items() if (split_of(arm) == name) is is_it} for is_it in (True, False))
+    mine, others = ({a.series: a.scores for a in arms if (split_of(a.series) == name) is is_it} for is_it in (True, False))
     if not mine:
         return f"{name} was not measured, so that nothing confirms or refutes it."
-    found = compare(mine, others, interest=interest)
-    if found is None:
+    if not others:
         return f"No other split than {name} was measured, so that nothing confirms or refutes it."
-    if all(score.is_open and score.high < math.inf for scores in arms.values() for score in scores):
+    if all(is_missed(score) for arm in arms for score in arm.scores):
         return f"No measured split meets the SLO, not even at the lowest rate, so that nothing confirms or refutes {name}."
-    return f"{name} is {_compared(found)}."
+    found = compare(mine, others, interest=interest)
+    assert found
+    return f"{name} is {_compared(found)}{_correction(found, len(mine), len(others))}."
 
 
 def _compared(found: Comparison) -> str:
-    """`confirmed: …`, `refuted: …` or `neither …` of the suggested split, by the best of its arms and the best of the others."""
-    said = f"{found.first} meets the SLO at {ratio_text(found)} times the requests/s per GPU of {found.second}"
-    if found.outcome == BETTER:
-        return f"confirmed: {said}, the best other split"
-    if found.outcome == WORSE:
-        return f"refuted: {said}"
-    reason = {
-        ONE_START: "in the one start of each arm, and other starts may differ",
-        SAME: "and that is no difference that matters",
-    }.get(found.outcome, "and the interval holds both")
-    return f"neither confirmed nor refuted: {said}, {reason}"
+    """`confirmed: pd_1p3d meets the SLO at 1.3 [1.2, 1.4] times the requests/s per GPU of pd_2p2d`."""
+    if found.low <= 0 and found.high == float("inf"):
+        return (
+            f"{NEITHER}: the measured rates bound the ratio of the capacities of {found.first} and {found.second} on neither side"
+        )
+    ratio = CAPACITY.says.format(pd=found.first, plain=found.second, ratio=ratio_text(found))
+    if found.outcome == ONE_START:
+        better = found.first if found.low > 1 else found.second
+        said = f"{better} is better" if found.is_apart else "the two cannot be told apart"
+        return f"{NEITHER} by one start of each arm: in that start {said}, for {ratio}; other starts may differ ({MORE_STARTS})"
+    if found.outcome == SAME:
+        same = with_interest(SAME_WITHIN, found.interest)
+        return f"{NEITHER}: {found.first} and {found.second} are {same}, for {ratio}"
+    known = {BETTER: "confirmed", WORSE: "refuted"}.get(found.outcome)
+    return f"{known}: {ratio}" if known else f"{NEITHER}: {ratio}, an interval that contains 1"
 
 
-def misses(suggestion: Suggestion, measured: Mapping[str, tuple[float, float]]) -> Iterator[str]:
-    """A sentence for each arm whose measured capacity lies wholly above or below what is predicted for its split. `measured`: arm →
-    the lowest and the highest that its capacity may be, requests/s of all its GPUs."""
+def _correction(found: Comparison, mine: int, others: int) -> str:
+    """What the interval is corrected for; nothing where nothing was chosen, or no interval is over starts."""
+    choices = [f"of {count}" for count in (mine, others) if count > 1]
+    if found.outcome == ONE_START or not choices:
+        return ""
+    return f"; the interval over starts is corrected for the choice of the best {' and '.join(choices)} arms"
+
+
+def misses(suggestion: Suggestion, arms: Sequence[ArmCapacity]) -> Iterator[str]:
+    """A sentence for each arm whose measured capacity lies wholly above or below what is predicted for its split. Both are
+    requests/s of all GPUs of the arm."""
     predicted = {split.name: split.per_s for split in suggestion.splits}
-    for arm, (low, high) in sorted(measured.items()):
-        per_s = predicted.get(split_of(arm) or "")
-        if per_s and (per_s.low > high or per_s.high < low):
-            where = "above" if per_s.low > high else "below"
-            yield f"The prediction for {arm}, {_number(per_s)}, lies {where} its measured interval [{low:.3g}, {high:.3g}]."
+    for arm in sorted(arms, key=lambda arm: arm.series):
+        per_s = predicted[split_of(arm.series) or ""]
+        if per_s.low > arm.high or per_s.high < arm.low:
+            where = "above" if per_s.low > arm.high else "below"
+            said = f"The prediction for {arm.series}, {_number(per_s)}, lies {where} its measured capacity"
+            yield f"{said}, {_measured(arm)} requests/s in {plural(len(arm.starts), 'start')}."
+
+
+def _measured(arm: ArmCapacity) -> str:
+    """`7.5 [7, 8]`; `7 or more`, `8 or less` where an end is open."""
+    if arm.low > 0 and arm.high < float("inf"):
+        return f"{arm.value:.3g} [{arm.low:.3g}, {arm.high:.3g}]"
+    return f"{arm.low:.3g} or more" if arm.low > 0 else f"{arm.high:.3g} or less"
 
 
 def split_of(arm: str) -> str | None:
@@ -173,14 +194,10 @@ def _listed(names: Sequence[str], word: str = "and") -> str:
     return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _is(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
 def cost_text(rates: pd.DataFrame, price: float | None, currency: str) -> list[str]:
-    """What a million output tokens cost each arm at its mean capacity; arms without one have no price."""
+    """What a million output tokens cost each arm at its mean capacity; arms that are not known to have one have no price."""
     lines = []
-    capacities = rates[(rates["capacity_per_s"] > 0) & (rates["output_len"] > 0)]
+    capacities = rates[(rates["low_per_s"] > 0) & (rates["output_len"] > 0)]
     for _, rows in capacities.groupby(["input_len", "output_len"], sort=True):
         inputs, outputs = int(rows["input_len"].iloc[0]), int(rows["output_len"].iloc[0])
         each = []

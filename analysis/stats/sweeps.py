@@ -128,6 +128,11 @@ class ArmCapacity:
     requests: float  # its requests, on average
 
     @property
+    def scores(self) -> list[Score]:
+        """Of each start."""
+        return [as_score(start, self.gpus) for start in self.starts]
+
+    @property
     def per_gpu(self) -> tuple[float, float, float]:
         return self.value / self.gpus, self.low / self.gpus, self.high / self.gpus
 
@@ -174,12 +179,19 @@ def capacity_text(capacities: Iterable[ArmCapacity]) -> list[str]:
     """A sentence for each load and arm: `1024 tokens in, 256 out: route_4 meets the SLO up to 12.2 [11.0, 13.5] requests/s.`"""
     lines = []
     for each in capacities:
-        inputs, outputs, _, load = each.load
-        what = f"{inputs:g} tokens in, {outputs:g} out" if load == "random" else load
         starts = "1 start" if len(each.starts) == 1 else f"{len(each.starts)} starts"
         worth = f"{each.requests:.0f} requests of a point near it are worth {each.effective:.0f} independent ones"
-        lines.append(f"{what}: {each.series} {_said(each)}, in {starts}; {worth}.")
+        lines.append(f"{load_text(each.load)}: {each.series} {_said(each)}, in {starts}; {worth}.")
     return lines
+
+
+def load_text(load: Load) -> str:
+    """`1024 tokens in, 256 out, burstiness 0.5, at most 16 in flight`: lengths where they are set, then what is not usual."""
+    inputs, outputs, in_flight, name = load
+    words = [f"{inputs:g} tokens in, {outputs:g} out"] if inputs or name == "random" else []
+    words += [name.removeprefix("random, ")] if name != "random" else []
+    words += [f"at most {in_flight:g} in flight"] if in_flight < math.inf else []
+    return ", ".join(words)
 
 
 def _said(each: ArmCapacity) -> str:
