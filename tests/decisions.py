@@ -62,7 +62,8 @@ class Cell:
         kinds = f"{self.arms[0]} P/D against {self.arms[1]}"
         words = [f"{100 * self.better:+.0f} %" if self.better else "equal", f"starts ±{100 * self.start_sd:g} %"]
         words += [f"{self.starts} starts"] if self.starts != 3 else []
-        words += ["one arm five times noisier"] if self.noisy is not None else []
+        if self.noisy is not None:
+            words.append(f"one {'P/D' if self.noisy < self.arms[0] else 'other'} arm five times noisier")
         words += ["one arm started once"] if self.once is not None else []
         words += [f"limited by {self.slo}"] if self.slo != "TTFT" else []
         words += [f"share {self.share:g}"] if self.share != 0.9 else []

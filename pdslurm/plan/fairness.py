@@ -35,7 +35,7 @@ WHY = {
     "router": "a proxy costs every request a hop and a parser of its stream; arms without it do not pay that",
     "router_hops": "P/D in several groups needs a router in front of the groups' routers",
     "router_policy": "a policy spreads load well or badly by itself: consistent_hash can send most requests to one worker",
-    "load": "other prompts, lengths, rates or seeds: the arms did not do the same work, and cannot be compared in pairs",
+    "load": "other prompts, lengths, rates or seeds: the arms did not do the same work, and cannot be compared",
     "instances": "what the topology is",
     "kv_connector": "arms that move KV in different ways compare the ways too",
 }

@@ -27,7 +27,7 @@ Class = tuple[float, int, int, float]  # share, input and output in tokens, spre
 @dataclass(frozen=True)
 class Point:
     """One workload setting with its repeat. `seed` is its own, but for workload.one_seed: no two points or repeats send the same
-    prompts, and every arm sends the same ones at the same times at the same point and repeat: arms are compared in pairs.
+    prompts, and every arm sends the same ones at the same times at the same point and repeat, so that none has easier ones.
     Repeats are numbered through all starts, so that the number says the start too."""
 
     input_len: int  # tokens; 0: as the data set has it

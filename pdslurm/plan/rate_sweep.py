@@ -1,7 +1,7 @@
 """What is known of an arm's rate sweep in, the rate to measure next out, until its capacity and the rates around it are known.
 
 Pure. A rate meets the SLO when the SLO's share of its requests is good there. Every repeat sweeps the rates by itself, with seeds
-of its own, so that the capacities of the repeats have a spread, and arms are compared in pairs."""
+of its own, so that the capacities of starts and repeats show how far they differ."""
 
 from __future__ import annotations
 

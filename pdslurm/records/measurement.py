@@ -115,14 +115,14 @@ def content_key(material: Any) -> str:
 
 def is_overloaded(record: Measurement) -> bool:
     """Whether the one thing wrong with a measurement is that more requests arrived than were served: no number to be shown, for it
-    depends on how long one looks, but an answer to whether the rate is held."""
+    depends on how long one looks, but shows that the arm does not serve the rate."""
     wrong = [check for check in record.checks if check.ok is False]
     return record.status == "done" and bool(wrong) and all(check.evidence.get("holds_rate") is False for check in wrong)
 
 
 def is_unsteady(record: Measurement) -> bool:
     """Whether the one thing wrong with a measurement is that it was over before a steady state was reached. Its queues began empty,
-    so its latencies are below those of a longer one: an SLO that was missed there is missed, and one that was kept says nothing."""
+    so its latencies are below those of a longer one: an SLO that was missed there is missed, and one that was met says nothing."""
     wrong = [check.name for check in record.checks if check.ok is False]
     return record.status == "done" and wrong == ["steady_state"]
 
