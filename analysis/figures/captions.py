@@ -12,9 +12,10 @@ from analysis.figures.panels import CALIBRATION, fixed_text
 from analysis.stats import repeats
 
 PACED = ("trace", "ramp")  # in the words of a load: without a request rate its requests still are not sent all at once
-INTERVAL = "95 % t interval of the mean (3 {unit}s or more)"
-OF_PERCENTILE = "95 % t interval over {unit}s, of the logarithm (3 {unit}s or more)"
-NO_BARS = "no bars: fewer than three {unit}s"
+INTERVAL = "95 % t interval of the mean (3 {units} or more)"
+OF_PERCENTILE = "95 % t interval over {units}, of the logarithm (3 {units} or more)"
+ONCE = "where an arm was started once, its repeats count, and its bar holds within that start"
+NO_BARS = "no bars: fewer than three {units}"
 SETUP = ("model", "engine", "gpu")
 
 
@@ -45,7 +46,8 @@ def bars_text(counts: pd.Series[int], what: str = "Mean", bars: str = INTERVAL) 
     said = [f"{what} of {repeats.repeats_text(counts)}"]
     said += [f"bars: {bars}"] if "interval" in kinds else []
     said += [NO_BARS] if "none" in kinds else []
-    return "; ".join(said).format(unit=counts.name or "repeat")
+    said += [ONCE] if counts.name == repeats.MIXED else []
+    return "; ".join(said).format(units=repeats.plurals(counts))
 
 
 def setup_text(rows: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ TABLE_COLUMNS = (
         "output_len",
         "request_rate",
         "max_concurrency",
+        "start",
         "repeat",
         "seed",
         "valid",

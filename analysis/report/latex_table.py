@@ -26,7 +26,7 @@ COLUMNS = {
     "p99_ttft_ms": "p99 TTFT (ms)",
 }
 OTHER_NAMES = {"num_prompts": "Prompts", "load": "Load"}
-IN_BRACKETS = "in brackets the 95 % t interval of the mean over repeats, from 3 repeats on"
+IN_BRACKETS = "in brackets the 95 % t interval of the mean over {units}, from 3 {units} on"
 COMMENT_WIDTH = 100
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -69,7 +69,7 @@ def table_of(frame: pd.DataFrame) -> tuple[str, list[str], Rows, int]:
     heading = [
         *(OTHER_NAMES[name] if name in OTHER_NAMES else NAMES[name][1] for name in varied),
         "Arm",
-        f"{str(units.name).title()}s",
+        repeats.plurals(units).capitalize(),
     ]
     shown = table[[*varied, "series", "n", *COLUMNS]]
     rows = [[cell_text(cell) for cell in row] for row in shown.itertuples(index=False)]
@@ -89,7 +89,7 @@ def said_of(judged: pd.DataFrame, used: pd.DataFrame, counts: pd.Series[int]) ->
     return caption_of(
         judged,
         used,
-        f"Mean of {repeats.repeats_text(counts)}; {IN_BRACKETS}",
+        f"Mean of {repeats.repeats_text(counts)}; {IN_BRACKETS.format(units=repeats.plurals(counts))}",
         repeats.OFFERED.rstrip(".") if is_offered else "",
     )
 

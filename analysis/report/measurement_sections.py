@@ -101,8 +101,8 @@ def numbers(page: Page) -> Markup:
         rows.append([*page.setting(key), key[0], tag("a", n, href=f"#{group.anchor}"), *cells])
     heading = [*page.headings(), "arm", "measurements", *(f"{m.axis} ({m.unit})" for m in CHART_METRICS)]
     fixed = ", ".join(fixed_text(name, used[name].iloc[0]) for name in SETTING if name not in page.varied)
-    unit = repeats.units(used, ("series", *SETTING)).name
-    caption = f"Mean over {unit}s [95 % t interval of the mean from 3 {unit}s on]"
+    unit = repeats.plurals(repeats.units(used, ("series", *SETTING)))
+    caption = f"Mean over {unit} [95 % t interval of the mean from 3 {unit} on]"
     return html_table(heading, rows, caption=f"{caption}; {fixed}" if fixed else caption, numbers=len(CHART_METRICS) + 1)
 
 

@@ -198,15 +198,15 @@ def table_text(used: pd.DataFrame) -> str:
     varied = [name for name in SETTING if used[name].nunique() > 1]
     order = [*(varied or SETTING[:2]), "series"]
     units = repeats.units(used, KEYS)
-    unit, rows = units.name, units.rename("n").reset_index().sort_values(order, kind="stable")
+    unit, rows = repeats.plurals(units), units.rename("n").reset_index().sort_values(order, kind="stable")
     for criterion in CRITERIA:
         means = repeats.aggregate(used, criterion.metric, KEYS)
         means[criterion.heading] = [spread_text(*row) for row in means[["mean", "low", "high"]].itertuples(index=False)]
         rows = rows.merge(means[[*KEYS, criterion.heading]], how="left", on=list(KEYS))
-    shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": f"{unit}s"})
+    shown = rows[[*varied, "series", "n", *(c.heading for c in CRITERIA)]].rename(columns={"series": "arm", "n": unit})
     cells = [list(map(str, shown.columns)), *([cell_text(cell) for cell in row] for row in shown.itertuples(index=False))]
     fixed = ", ".join(f"{name} {cell_text(used[name].iloc[0])}" for name in SETTING if name not in varied)
-    above = f"mean over {unit}s [95 % t interval from 3 {unit}s on]\n{repeats.ITL_IS}"
+    above = f"mean over {unit} [95 % t interval from 3 {unit} on]\n{repeats.ITL_IS}"
     return "\n".join([above, *([f"everywhere: {fixed}"] if fixed else []), *aligned(cells, left=len(varied)), ""])
 
 

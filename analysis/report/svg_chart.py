@@ -19,6 +19,7 @@ from analysis.load.frame import SETTING
 from analysis.report.markup import Markup, tag
 from analysis.report.summary import number_text
 from analysis.stats import repeats
+from analysis.stats.metrics import KEYS
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 72, 14, 12, 44
@@ -75,7 +76,9 @@ def chart(
 ) -> Markup:
     """A figure with its heading; all of `among` have one unit. `groups` finds what belongs to a mark."""
     used = panel.rows[panel.rows["use"] == "used"]
-    means = repeats.aggregate(used, measure.metric, list(dict.fromkeys(("series", *SETTING))))
+    means = repeats.aggregate(used, measure.metric, KEYS)
+    starts = used.dropna(subset=[measure.metric]).groupby(list(KEYS))["start"].nunique()
+    means["unit"] = ["start" if count > 1 else "repeat" for count in starts]
     labels = [label for label in styles if (panel.rows["series"] == label).any()]
     highest = float(pd.concat([means["mean"], means["high"]]).max()) if len(means) else 0.0
     top = max(float(each.rows.loc[each.rows["use"] == "used", measure.metric].max()) for each in among)
@@ -177,7 +180,7 @@ def _mark(row: Mapping[Hashable, Any], label: str, style: SeriesStyle, x: float,
     factor, unit = drawn.factor, drawn.unit
     setting = ", ".join(fixed_text(name, row[name]) for name in SETTING)
     known = not math.isnan(row["low"])
-    kind = {"interval": "95 % interval of the mean"}.get(repeats.kind(int(row["n"])), "")
+    kind = "95 % interval of the mean" + (" within the one start" if row["unit"] == "repeat" else "")
     spread = (
         f"{kind}: {number_text(row['low'] * factor)} to {number_text(row['high'] * factor)} {unit}" if known else "spread unknown"
     )
@@ -185,7 +188,7 @@ def _mark(row: Mapping[Hashable, Any], label: str, style: SeriesStyle, x: float,
     tip = {
         "arm": label, "setting": setting, "measure": drawn.measure.heading,
         "value": f"{number_text(row['mean'] * factor)} {unit}", "spread": spread,
-        "n": repeats.plural(int(row["n"]), "repeat"), "links": list(group.links) if group else [],
+        "n": repeats.plural(int(row["n"]), row["unit"]), "links": list(group.links) if group else [],
     }  # fmt: skip
     said = f"{tip['arm']}, {setting}: {tip['value']}; {spread}; {tip['n']}"
     y = scale.up(row["mean"] * factor)

@@ -86,7 +86,8 @@ def parts(used: pd.DataFrame) -> pd.DataFrame:
             **{name: known[name].mask(mixed) for name in apart},
         }
     )
-    means = known.groupby(list(KEYS))[list(columns)].mean().rename(columns=columns).reset_index()
+    of_starts = known.groupby([*KEYS, "start"])[list(columns)].mean()  # as the measured mean is one of starts
+    means = of_starts.groupby(list(KEYS)).mean().rename(columns=columns).reset_index()
     means[list(TTFT_SHARES)] = means[list(TTFT_SHARES)].fillna(0.0)
     out = measured.merge(means, on=list(KEYS))
     return out.assign(rest=out["mean"] - out[list(TTFT_SHARES)].sum(axis=1))

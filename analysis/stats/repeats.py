@@ -68,6 +68,9 @@ def telling(used: pd.DataFrame, metric: str) -> pd.DataFrame:
     return used[used["request_rate"] == math.inf] if metric in THROUGHPUTS else used
 
 
+MIXED = "start or repeat"  # some arms were started several times, others once
+
+
 def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
     """Columns `by`, n, mean, low, high of what knows `metric`. Where there are several starts, each start's mean over its repeats
     is one of n values. Else each repeat is one, and the interval holds within that start. low and high are the 95 % t interval of
@@ -82,10 +85,17 @@ def aggregate(used: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
 
 
 def units(used: pd.DataFrame, by: Sequence[str]) -> pd.Series[int]:
-    """What `aggregate` counts in each group: a series with the name "start" where some group has several, else "repeat"."""
+    """What `aggregate` counts in each group. The series' name says what: "start" where every group has several, "repeat" where none
+    has, else MIXED."""
     counts = used.groupby(list(by))["start"].agg(["nunique", "size"])
     several = counts["nunique"] > 1
-    return counts["nunique"].where(several, counts["size"]).rename("start" if several.any() else "repeat")
+    name = MIXED if several.any() and not several.all() else "start" if several.any() else "repeat"
+    return counts["nunique"].where(several, counts["size"]).rename(name)
+
+
+def plurals(counts: pd.Series[int]) -> str:
+    """What `units` counts, as a plural: `starts or repeats` of MIXED."""
+    return str(counts.name or "repeat").replace(" or ", "s or ") + "s"
 
 
 def kind(n: int) -> str:
@@ -162,10 +172,10 @@ def reasons(judged: pd.DataFrame) -> dict[str, int]:
 
 def repeats_text(counts: pd.Series[int]) -> str:
     """How many repeats or starts (`units`) the means stand on: `2 repeats per point`, `1 to 3 starts per point`."""
-    low, high, unit = int(counts.min()), int(counts.max()), str(counts.name or "repeat")
+    low, high = int(counts.min()), int(counts.max())
     if low == high:
-        return f"{plural(low, unit)} per point"
-    return f"{low} to {high} {unit}s per point"
+        return f"1 {counts.name or 'repeat'} per point" if low == 1 else f"{low} {plurals(counts)} per point"
+    return f"{low} to {high} {plurals(counts)} per point"
 
 
 def cautions(frame: pd.DataFrame) -> tuple[str, ...]:

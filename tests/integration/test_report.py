@@ -211,7 +211,7 @@ def test_a_mark_says_arm_setting_value_interval_and_repeats(tmp_path: Path) -> N
     assert (tip["arm"], tip["value"], tip["n"]) == ("a", "12.00 tokens/s", "3 repeats")
     assert tip["setting"] == "input 512 tokens, output 256 tokens, request rate unbounded, no bound in flight, 24 prompts, random"
     # mean 12, standard deviation 2, t = 4.303 with 2 degrees of freedom: 12 ± 4.303·2/√3
-    assert tip["spread"] == "95 % interval of the mean: 7.03 to 16.97 tokens/s"
+    assert tip["spread"] == "95 % interval of the mean within the one start: 7.03 to 16.97 tokens/s"
     assert [text for text, _ in tip["links"]] == ["repeat 0: record", "repeat 1: record", "repeat 2: record"]
     assert all((tmp_path / unquote(address)).is_file() for _, address in tip["links"])
     assert all(e["aria-label"] and e["href"].startswith("#g") for e in marks)

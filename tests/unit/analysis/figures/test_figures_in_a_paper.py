@@ -18,7 +18,7 @@ from analysis.figures.figure_files import Drawing, lay_out
 from analysis.figures.style import PAPER, SCREEN, STYLES, Style
 from analysis.load.frame import load_runs
 from analysis.stats import metrics, repeats
-from analysis.stats.repeats import OFFERED
+from analysis.stats.repeats import MIXED, OFFERED
 from pdslurm.records.measurement import BINS_PER_DECADE, Measurement
 from tests.unit.analysis.records_made import record, write
 
@@ -182,6 +182,8 @@ def test_bars_of_the_ttft_share_a_scale_unless_one_panel_would_be_unreadable(tmp
 def test_a_caption_says_what_bars_are(counts: list[int], said: str) -> None:
     assert captions.bars_text(pd.Series(counts, name="repeat")) == said
     assert captions.bars_text(pd.Series(counts, name="start")) == said.replace("repeat", "start")
+    mixed = captions.bars_text(pd.Series(counts, name=MIXED))
+    assert mixed.endswith("; where an arm was started once, its repeats count, and its bar holds within that start")
 
 
 @pytest.mark.parametrize(("count", "bars"), [(1, 0), (2, 0), (3, 2)])

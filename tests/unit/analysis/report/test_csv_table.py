@@ -18,7 +18,7 @@ def test_table_has_the_columns_and_inf_for_no_bound(tmp_path: Path) -> None:
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     assert tuple(rows.columns) == TABLE_COLUMNS
     assert text.startswith(
-        "arm,source,input_len,output_len,request_rate,max_concurrency,repeat,seed,valid,completed,failed,output_thr"
+        "arm,source,input_len,output_len,request_rate,max_concurrency,start,repeat,seed,valid,completed,failed,output_thr"
     )
     assert rows[["arm", "request_rate", "max_concurrency", "completed", "valid"]].to_numpy().tolist() == [
         ["route_2", "0.5", "16", "24", "True"],

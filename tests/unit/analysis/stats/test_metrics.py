@@ -17,7 +17,7 @@ from analysis.load.request_files import FINE, bins, good_count, reduce
 from analysis.stats import metrics, repeats, timeline
 from pdslurm.errors import ResultsError
 from pdslurm.records.good_requests import is_good, slo_ratio
-from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS
+from pdslurm.records.measurement import REQUEST_COLUMNS, TIMELINE_COLUMNS, Measurement
 from tests.synthetic import Arm, Setting, record, write, write_csv
 from tests.synthetic import requests as made_up
 from tests.unit.analysis.records_made import record as plain
@@ -264,6 +264,18 @@ def test_tradeoff_is_by_arm_and_setting(tmp_path: Path) -> None:
     out = metrics.tradeoff(metrics.with_rates(repeats.judge(load_runs([save(tmp_path, [one, other, unknown])]))))
     assert out[["series", "mean_x", "mean_y"]].to_numpy().tolist() == [["route_2", 37.5, 100]]
     assert out[["low_x", "high_x", "low_y", "high_y"]].isna().all(axis=None), "two repeats have no interval"
+
+
+def test_parts_of_ttft_are_means_over_starts_as_the_whole_is(tmp_path: Path) -> None:
+    """Three repeats of one start took 100 ms, the one of the other 200: 150 measured, all of it prefill, and nothing is left."""
+
+    def of(value: float, start: int, repeat: int) -> Measurement:
+        parts = {"queue_ms": 0.0, "api_server_ms": 0.0, "prefill_ms": value, "sum_ms": value, "measured_ms": value, "error_ms": 0.0}
+        return plain(repeat=repeat, start=start, value=value, telemetry={"ttft": parts})
+
+    given = [of(100.0, 0, n) for n in range(3)] + [of(200.0, 1, 3)]
+    out = metrics.parts(repeats.judge(load_runs([save(tmp_path, given)])).query("use == 'used'"))
+    assert out[["n", "mean", "prefill", "rest"]].to_numpy().tolist() == [[2, 150, 150, 0]]
 
 
 def test_the_floor_is_one_instance_alone_with_one_request(tmp_path: Path) -> None:

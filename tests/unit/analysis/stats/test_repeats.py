@@ -38,8 +38,10 @@ def test_starts_are_the_unit_where_there_are_several() -> None:
     assert found.iloc[0].tolist()[1:] == pytest.approx((3, 12.0, 12 - 4.96828, 12 + 4.96828), abs=1e-3)
     assert found.iloc[1].tolist()[1:] == pytest.approx((3, 2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-3)
     counts = repeats.units(both, ["x"])
-    assert (counts.name, counts.tolist()) == ("start", [3, 3])
-    assert repeats.repeats_text(counts) == "3 starts per point"
+    assert (counts.name, counts.tolist()) == ("start or repeat", [3, 3])
+    assert repeats.repeats_text(counts) == "3 starts or repeats per point"
+    assert repeats.repeats_text(repeats.units(several, ["x"])) == "3 starts per point"
+    assert repeats.repeats_text(repeats.units(once, ["x"])) == "3 repeats per point"
     two = repeats.aggregate(several[several["start"] < 2], "m", ["x"])
     assert two["n"].tolist() == [2]
     assert two["low"].isna().all(), "four repeats of two starts are two values"
