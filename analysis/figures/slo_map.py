@@ -49,10 +49,8 @@ WORDS: Mapping[Kind, str] = {
     (ONE_START, None): "one start of each arm does not tell",
     (NOTHING, None): "no arm meets the SLO",
 }
-ROW, AROUND = (
-    {True: 0.19, False: 0.155},
-    {True: 0.62, False: 0.55},
-)  # inches: of a row of fields, of a panel beside them; on screen?
+ROW = {True: 0.19, False: 0.155}  # inches of a row of fields; on screen?
+AROUND = {True: 0.62, False: 0.55}  # inches of a panel beside them
 MOST_LOADS = 2
 LEAST_FIELD = 0.36  # inches: a field that is narrower has no number
 NUMBER_SIZE, LETTER_SIZE = 6.5, 6.0

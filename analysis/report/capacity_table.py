@@ -10,6 +10,7 @@ from analysis.figures.panels import fixed_text
 from analysis.load.slo import Slo, slo_text
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.stats.capacity import Capacity
+from analysis.stats.inference import digits
 from analysis.stats.sweeps import LOAD, ArmCapacity, Load, Sweep, arm_capacities
 
 HEADING = ["arm", "GPUs", "requests/s", "requests/s per GPU", "each start, requests/s", "requests", "worth independent"]
@@ -60,8 +61,3 @@ def within(value: float, low: float, high: float) -> str:
     if low <= 0 or high == math.inf:
         return f"{digits(high)} or less" if low <= 0 else f"{digits(low)} or more"
     return f"{digits(value)} [{digits(low)}, {digits(high)}]"
-
-
-def digits(value: float) -> str:
-    """Three digits; a whole number from 1000 on."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -111,18 +111,18 @@ def ratio_text(found: Comparison) -> str:
     Without ends the number alone, or words where that is not known either."""
     low, high = found.low > 0, found.high < math.inf
     if low and high:
-        return f"{_digits(found.value)} [{_digits(found.low)}, {_digits(found.high)}]"
+        return f"{digits(found.value)} [{digits(found.low)}, {digits(found.high)}]"
     if low or high:
-        return f"{_digits(found.low)} or more" if low else f"{_digits(found.high)} or less"
-    return "an unknown number of" if math.isnan(found.value) else _digits(found.value)
+        return f"{digits(found.low)} or more" if low else f"{digits(found.high)} or less"
+    return "an unknown number of" if math.isnan(found.value) else digits(found.value)
 
 
 def times_text(found: Comparison) -> str:
     """`×2.6`."""
-    return f"×{_digits(found.value)}"
+    return f"×{digits(found.value)}"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three digits; a whole number from 1000 on."""
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 

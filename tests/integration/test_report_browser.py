@@ -5,7 +5,6 @@ Debian and Ubuntu: apt-get install chromium."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,24 +32,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records.append(record("pd_1p1d", (512, 512), 8, error=EVIL, status="failed", valid=False, value=None))
     write_records(folder, records)
     return write_page(load_runs([folder]), folder / "report.html")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture
-def browser(chromium: Browser, page: Path) -> Iterator[Browser]:
-    """The page, loaded anew; what the console has against it fails the test."""
-    chromium.problems.clear()
-    chromium.resize(1280, 900)
-    chromium.scheme("light")
-    chromium.ask("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
-    chromium.open(page.as_uri())
-    yield chromium
-    assert chromium.problems == []
 
 
 def tip(browser: Browser) -> str:

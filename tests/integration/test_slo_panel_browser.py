@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,23 +32,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     body = join([tag("section", slo_panels(SWEEPS, KNOWN)), tag("section", capacity_tables(SWEEPS, KNOWN))])
     file.write_text(document("a panel", Markup(), Markup(), body), encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-@pytest.fixture
-def browser(chromium: Browser, page: Path) -> Iterator[Browser]:
-    """The page, loaded anew; what the console has against it fails the test."""
-    chromium.problems.clear()
-    chromium.resize(1280, 900)
-    chromium.ask("Input.dispatchMouseEvent", **AWAY)
-    chromium.open(page.as_uri())
-    yield chromium
-    assert chromium.problems == []
 
 
 def rows(panel: Panel, share: float) -> list[Cell]:

@@ -14,12 +14,12 @@ import pytest
 
 from analysis.figures.slo_map import FIELDS
 from analysis.report import slo_panel
-from analysis.report.capacity_table import capacity_tables, digits, of_start, within
+from analysis.report.capacity_table import capacity_tables, of_start, within
 from analysis.report.html_page import HERE
 from analysis.report.markup import Markup
 from analysis.report.slo_panel import BETWEEN, KINDS, ORDER, Panel, kind_of, mark_of, panel_of, sentence, slo_panels
 from analysis.stats.capacity import Capacity, RatePoint
-from analysis.stats.inference import Comparison
+from analysis.stats.inference import Comparison, digits
 from analysis.stats.slo_map import NOTHING, Cell, cell_of
 from analysis.stats.sweeps import Load, Sweep
 from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED
