@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
-from pdslurm.errors import ConfigError, LimitReached, PdslurmError
+from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
 from pdslurm.plan.splits import with_splits
 
 CONF = Path(__file__).parents[1] / "conf"  # absolute: as the program `pdslurm` this module is not Hydra's main file
@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> int:
         launcher = importlib.import_module(f"pdslurm.launchers.{config.launcher.kind.value}")
         try:
             launcher.launch(config)
-        except LimitReached:  # what was measured within the budget is what there is to answer with
+        except (LimitReached, CleanUpFailed):  # what was measured by then is what there is to answer with
             print_answer(config)
             raise
         print_answer(config)

@@ -11,6 +11,7 @@ PdslurmError
 ├── Interrupted        Ctrl-C or TERM
 ├── AllocationEnding   Slurm warns of the time limit or a preemption; what was measured is kept
 ├── JobEnded           a Slurm job that was waited for ended otherwise than by its own end
+├── CleanUpFailed      the run has ended, and something that it started could not be removed
 └── ResultsError       a run folder or record cannot be read or written
 """
 
@@ -97,6 +98,19 @@ class JobEnded(PdslurmError):
     """Slurm ended the job: cancelled, out of time, a node failed; or it never wrote how it ended."""
 
     exit_code = 8
+
+
+class CleanUpFailed(PdslurmError):
+    """The run has ended and its results are complete; what is still there on which node, and how to remove it, one line each."""
+
+    exit_code = 10
+
+    def __init__(self, left: Sequence[str], before: str = "") -> None:
+        """`before`: how the run ended, in words that come first."""
+        self.left = tuple(left)
+        lines = "\n".join(f"  - {line}" for line in left)
+        ended = f"{before}\n" if before else ""
+        super().__init__(f"{ended}the run has ended, but pdslurm could not remove everything that it had started\n{lines}")
 
 
 class ResultsError(PdslurmError):

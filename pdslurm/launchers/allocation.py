@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from pdslurm.config import Config
-from pdslurm.errors import NotReady
+from pdslurm.errors import CleanUpFailed, NotReady
 from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.findings import clock_findings, clock_offset, differences
@@ -60,11 +60,11 @@ def run_on(outline: Outline, allocation: jobs.Allocation, folder: RunFolder) -> 
     """Agents on all nodes, preflight, the driver; the agents end with it."""
     plan, config, signals = outline.plan, outline.plan.config, SignalNote()
     names = allocation.nodes[: plan.nodes]
-    key = new_key()
-    key_file = write_key(folder.path, allocation.job_id, key)
-    hurry = lambda: signals.hurry  # noqa: E731
+    key, hurry = new_key(), lambda: signals.hurry
     address, env, log = own_address(config, names), jobs.step_environment(os.environ), agents_log(folder)
+    key_file = write_key(folder.path, allocation.job_id, key)
     launch = lambda driver: jobs.agents_command(config.cluster, names, driver, str(key_file))  # noqa: E731
+    ended = "no engine was started"
     try:
         with (
             LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(key)) as local,
@@ -76,20 +76,24 @@ def run_on(outline: Outline, allocation: jobs.Allocation, folder: RunFolder) -> 
             make_model(config, local.engine_env)
             deployment, versions = check(plan, nodes, hosts, folder)
             if config.launcher.only_preflight:
-                return f"preflight: nothing found on {len(hosts)} node(s)"
+                return f"preflight: nothing is wrong on {len(hosts)} node(s)"
             tasks = Tasks(deployment, outline.deployment, versions)
             write_provenance(folder, tasks, outline.compared)
             write_nodes(folder, allocation.job_id, hosts, {n.name: n.facts for n in nodes.joined.values()})
-            outcome = drive(tasks, folder, NodeProcesses(nodes, local, hurry), signals, api_key(key))
+            ended = closing_line(drive(tasks, folder, NodeProcesses(nodes, local, hurry), signals, api_key(key)), folder.path)
+    except CleanUpFailed as error:
+        raise CleanUpFailed(error.left, ended) from error
     finally:
         key_file.unlink(missing_ok=True)
-    return closing_line(outcome, folder.path)
+    return ended
 
 
 def write_key(folder: Path, job_id: str, key: str) -> Path:
-    """The run's key where the agents find it, readable by its owner alone."""
+    """The run's key where the agents find it, readable by its owner alone. Those of drivers that were killed go: this run has the
+    folder's lock."""
     path = folder / f".key-{job_id}"
-    path.unlink(missing_ok=True)
+    for old in folder.glob(".key-*"):
+        old.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(key)
     return path.absolute()

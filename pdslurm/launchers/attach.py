@@ -49,7 +49,7 @@ def launch(config: Config) -> None:
         deployment = outline.deployment
         versions = check_endpoints(deployment, engine_env, key)
         if config.launcher.only_preflight:
-            print("preflight: nothing found")
+            print("preflight: nothing is wrong")
             return
         tasks = Tasks(deployment, deployment, versions)
         write_provenance(folder, tasks, outline.compared)

@@ -29,11 +29,10 @@ def launch(config: Config) -> None:
         make_model(config, engine_env)
         deployment, report = check_and_bind(outline.plan, engine_env, Path(config.run_root) / "cache", folder.path, ports)
         if config.launcher.only_preflight:
-            print("preflight: nothing found")
+            print("preflight: nothing is wrong")
             return
         tasks = Tasks(deployment, outline.deployment, report.versions)
         write_provenance(folder, tasks, outline.compared, report.facts)
         hurry = lambda: signals.hurry  # noqa: E731
         with LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=key, engine_env=engine_env) as processes:
-            outcome = drive(tasks, folder, processes, signals, key)
-    print(closing_line(outcome, folder.path))
+            print(closing_line(drive(tasks, folder, processes, signals, key), folder.path), flush=True)

@@ -15,13 +15,14 @@ between two of them falls back to TCP without a word:
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pdslurm.config import Runtime, RuntimeKind
-from pdslurm.errors import ConfigError, PreflightError
+from pdslurm.errors import CleanUpFailed, ConfigError
 from pdslurm.plan.mounts import DOCKER_LIKE, Mount, mount_of
 
 LABEL = "pdslurm.run"
@@ -216,7 +217,7 @@ def find_devices(runtime: Runtime, root: Path = Path("/")) -> Devices:
 
 
 def remove_containers(runtime: Runtime, run: str) -> tuple[str, ...]:
-    """Removes every container of the run on this node, and returns their IDs. Raises PreflightError when that fails."""
+    """Removes every container of the run on this node, and returns their IDs. Raises CleanUpFailed when that fails."""
     command = list_command(runtime, run)
     if command is None:
         return ()
@@ -226,7 +227,8 @@ def remove_containers(runtime: Runtime, run: str) -> tuple[str, ...]:
             _output(remove_command(runtime, ids))
     except (OSError, subprocess.SubprocessError) as error:
         message = getattr(error, "stderr", None) or error
-        raise PreflightError([f"containers of run {run} cannot be removed: {str(message).strip()}"]) from error
+        by_hand = f"`{shlex.join(command)}` lists them, `{shlex.join((*_program(runtime, {}), 'rm', '--force'))} ID` removes one"
+        raise CleanUpFailed([f"containers of run {run} cannot be removed ({str(message).strip()}); {by_hand}"]) from error
     return ids
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdslurm.config import Config, Runtime, RuntimeKind
+from pdslurm.errors import CleanUpFailed, PreflightError
 from pdslurm.node import container as containers
 from pdslurm.node.images import ensure_image
 from pdslurm.records.measurement import content_key
@@ -59,7 +60,7 @@ class EngineEnv:
         return subprocess.run(command, env=whole, input=given, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def remove_containers(self) -> tuple[str, ...]:
-        """Removes every container of the run on this node. Raises PreflightError when that fails."""
+        """Removes every container of the run on this node. Raises CleanUpFailed when that fails."""
         return containers.remove_containers(self.runtime, self.run)
 
 
@@ -83,5 +84,8 @@ def prepare(config: Config, folder: Path, *, node: str) -> EngineEnv:
         folders.append(Path(config.workload.dataset_path).absolute())
     mounts = (*map(str, folders), f"{CODE}:{CODE}:ro")
     env = EngineEnv(replace(runtime, image=image.start), run, mounts, containers.find_devices(runtime), image.id)
-    env.remove_containers()
+    try:
+        env.remove_containers()
+    except CleanUpFailed as error:  # of an earlier launch: this one has started nothing yet
+        raise PreflightError([f"{node}: {line}" for line in error.left]) from error
     return env

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pdslurm.config import Runtime
-from pdslurm.errors import ProcessDied
+from pdslurm.errors import CleanUpFailed, ProcessDied
 from pdslurm.node import gpu_states, guard
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.process_logs import cause_from_guard, log_tail
@@ -106,21 +106,43 @@ class LocalProcesses:
         self.running: list[Running] = []
         self.log_sizes: dict[str, int] = {}  # when a guard's line was last looked for
         self.left_behind: list[int] = []  # pids that outlived KILL
-        self.temp = Path(tempfile.mkdtemp(prefix="pdslurm-"))
+        self._temp: Path | None = None
 
     def __enter__(self) -> LocalProcesses:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        """Raises CleanUpFailed, but where another error ends the run: then that one counts and this one is printed."""
         try:
             self.stop(list(self.running))
-            self.engine_env.remove_containers()
+            self._remove_containers(is_raised=error is None)
+        finally:
             if self.adopts:
                 _end_adopted()
-            for note in self.temp.glob(f"*/{guard.NOTE}"):  # of a guard that was killed
-                guard.remove_shared_memory(set(map(int, note.read_text().split())))
-        finally:
-            shutil.rmtree(self.temp, ignore_errors=True)
+            self._remove_temp()
+
+    def _remove_containers(self, *, is_raised: bool) -> None:
+        try:
+            self.engine_env.remove_containers()
+        except CleanUpFailed as error:
+            if is_raised:
+                raise
+            print(f"pdslurm: {error}", file=sys.stderr, flush=True)
+
+    @property
+    def temp(self) -> Path:
+        """The folder for temporary files of what is started here. It is made at its first use: one who starts nothing leaves none,
+        should he be killed."""
+        if self._temp is None:
+            self._temp = Path(tempfile.mkdtemp(prefix="pdslurm-"))
+        return self._temp
+
+    def _remove_temp(self) -> None:
+        if self._temp is None:
+            return
+        for note in self._temp.glob(f"*/{guard.NOTE}"):  # of a guard that was killed
+            guard.remove_shared_memory(set(map(int, note.read_text().split())))
+        shutil.rmtree(self._temp, ignore_errors=True)
 
     def start(self, process: Process, log: Path) -> Running:
         """Starts one process under a guard with its output in `log`. Raises ProcessDied when it cannot be started at all."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pdslurm.config import Config, from_dict
-from pdslurm.errors import PdslurmError, PreflightError, ProcessDied
+from pdslurm.errors import CleanUpFailed, PdslurmError, PreflightError
 from pdslurm.node import gpu_states, network
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.node_check import NodeReport, check_node
@@ -83,16 +83,19 @@ class Agent:
 
     def _set_up(self, order: dict[str, Any]) -> None:
         """Takes the configuration and replies with this node's address and facts."""
-        config = self.config = from_dict(order["config"])
-        hurry = lambda: self.hurried  # noqa: E731
-        self.processes = LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(self.key), adopts=True)
-        self.driver_temp = order["temp"]
-        reached_by = self.wire.sock.getsockname()[0]
         try:
+            config = self.config = from_dict(order["config"])
+            hurry = lambda: self.hurried  # noqa: E731
+            self.processes = LocalProcesses(stop_s=config.limits.stop_s, hurry=hurry, api_key=api_key(self.key), adopts=True)
+            self.driver_temp = order["temp"]
+            reached_by = self.wire.sock.getsockname()[0]
             host = network.choose_host(config.cluster.network.interface, config.cluster.network.cidr, reached_by, node=self.node)
             self.wire.send(hello=self.node, address=host.address, interface=host.interface, facts=host_facts())
         except PreflightError as error:
             self.wire.send(hello=self.node, findings=list(error.findings))
+        except Exception as error:  # whatever it is, the driver must not have to wait for it
+            self.wire.send(hello=self.node, findings=[f"the agent cannot start: {type(error).__name__}: {error}"])
+            raise
 
     def _end(self, number: int, _: object) -> None:
         log(f"{signal.Signals(number).name}: ending everything of this run here")
@@ -125,16 +128,32 @@ class Agent:
     # --- the worker
 
     def _work(self) -> None:
-        with self.processes:
-            while not self.ending:
-                try:
-                    order = self.orders.get(timeout=DEATH_POLL_S)
-                except queue.Empty:
-                    self._report_deaths()
-                    continue
-                self._carry_out(order)
+        """Tells the driver why, should it end without being asked to."""
+        try:
+            with self.processes:
+                self._take_orders()
+        except CleanUpFailed as error:
+            self._tell(left=list(error.left))
+        except Exception as error:
+            log(traceback.format_exc())
+            self._tell(failed=f"{type(error).__name__}: {error}")
+            self.ending = True
         if self.processes.left_behind:
             log(f"processes {self.processes.left_behind} are still there after KILL")
+
+    def _take_orders(self) -> None:
+        while not self.ending:
+            try:
+                order = self.orders.get(timeout=DEATH_POLL_S)
+            except queue.Empty:
+                self._report_deaths()
+                continue
+            self._carry_out(order)
+
+    def _tell(self, **message: Any) -> None:
+        """A driver that is gone is found by the talking thread."""
+        with contextlib.suppress(OSError):
+            self.wire.send(**message)
 
     def _carry_out(self, order: dict[str, Any]) -> None:
         work: Callable[[dict[str, Any]], Any] = getattr(self, f"_do_{order['do']}")
@@ -144,8 +163,7 @@ class Agent:
             reply = {"error": str(error)}
         except Exception:
             reply = {"error": traceback.format_exc()}
-        with contextlib.suppress(OSError):  # the talking thread finds it out too
-            self.wire.send(reply=order["id"], **reply)
+        self._tell(reply=order["id"], **reply)
 
     def _report_deaths(self) -> None:
         """Reports every death once."""
@@ -153,8 +171,7 @@ class Agent:
             name = running.process.name
             if name not in self.reported_dead and (cause := self.processes.cause_of(running)):
                 self.reported_dead.add(name)
-                with contextlib.suppress(OSError):
-                    self.wire.send(died=name, cause=cause, tail=log_tail(running.log))
+                self._tell(died=name, cause=cause, tail=log_tail(running.log))
 
     def _do_check(self, order: dict[str, Any]) -> dict[str, Any]:
         run_dir = Path(order["run_dir"])
@@ -185,16 +202,16 @@ class Agent:
         return [list(pair) for pair in self.ports.reserve_free((host, port) for host, port in order["ports"])]
 
     def _do_start(self, order: dict[str, Any]) -> None:
+        """Nobody waits for this order's reply: whatever keeps the process from starting is told as its death."""
         process = Process(**order["process"])
-        if planned := process.env.get("CUDA_VISIBLE_DEVICES"):
-            process = replace(
-                process, env={**process.env, "CUDA_VISIBLE_DEVICES": visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES"))}
-            )
         self.reported_dead.discard(process.name)
         try:
+            if planned := process.env.get("CUDA_VISIBLE_DEVICES"):
+                own = visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES"))
+                process = replace(process, env={**process.env, "CUDA_VISIBLE_DEVICES": own})
             self.processes.start(process, Path(order["log"]))
-        except (ProcessDied, OSError) as error:
-            self.wire.send(died=process.name, cause=getattr(error, "cause", str(error)), tail="")
+        except Exception as error:
+            self._tell(died=process.name, cause=getattr(error, "cause", f"cannot be started: {error}"), tail="")
 
     def _do_gpu_states(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         planned = ",".join(map(str, order["gpus"]))

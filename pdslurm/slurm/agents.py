@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pdslurm.config import Config, Limits, as_dict
-from pdslurm.errors import NotReady, PreflightError, ProcessDied
+from pdslurm.errors import CleanUpFailed, NotReady, PreflightError, ProcessDied
 from pdslurm.node import guard
 from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import Started
@@ -26,6 +28,11 @@ from pdslurm.slurm.wire import Wire
 
 BEAT_S = 1.0
 Launch = Callable[[str], Sequence[str]]  # from the driver's host:port to the command that starts an agent on every node
+# What srun says at once of a task that it could not start or that ended, while it goes on waiting for the others
+SRUN_FAILURES = re.compile(r"^srun: error: (.*: tasks? [\d,-]+: .*|Task launch for .*|.*[Ll]aunch failed.*)$", re.M)
+NO_SLURMCTLD = re.compile(r"Unable to contact slurm controller|Socket timed out", re.I)
+CREDENTIALS = re.compile(r"munge|authentication|credential|Zero Bytes", re.I)  # slurmd hangs up on what munge did not sign
+STEP_AGAIN_S = 2.0
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Node:
     received_at: float = field(default_factory=time.monotonic)
     lost: str | None = None
     warned: bool = False
+    left: list[str] = field(default_factory=list)  # what its agent could not remove
     replies: dict[int, dict[str, Any]] = field(default_factory=dict)
     deaths: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
@@ -72,6 +80,10 @@ class Node:
             self.replies[message["reply"]] = message
         elif "died" in message:
             self.deaths.put(message)
+        elif "left" in message:
+            self.left += message["left"]
+        elif "failed" in message:
+            self.lost = self.lost or f"its agent failed: {message['failed']}"
         elif "hello" in message:
             self.facts = message.get("facts", {})
             self.findings = message.get("findings", ())
@@ -105,17 +117,27 @@ class Nodes:
         self.server.settimeout(0.5)
         port = self.server.getsockname()[1]
         threading.Thread(target=self._accept, name="agents", daemon=True).start()
-        with log.open("ab") as out:
-            self.step = subprocess.Popen(
-                launch(f"{address}:{port}"), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+        self.command, self.env = tuple(launch(f"{address}:{port}")), dict(env)
+        self._start_step()
+
+    def _start_step(self) -> None:
+        """Raises NotReady where there is no srun."""
+        try:
+            with self.log.open("ab") as out:
+                self.log_from = out.tell()  # what is before it was said of another step
+                self.step = subprocess.Popen(
+                    self.command, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                )
+        except OSError as error:
+            raise NotReady(f"no agent on any node: `{self.command[0]}` cannot be started ({error.strerror})") from error
 
     def __enter__(self) -> Nodes:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
         """Agents stop what runs on their nodes and end; a step that does not end then is killed. A signal that comes meanwhile
-        asks for haste and must not end the cleaning up."""
+        asks for haste and must not end the cleaning up. Raises CleanUpFailed for what an agent could not remove, but where another
+        error ends the run: then that one counts and this one is printed."""
         nodes = list(self.joined.values())
         with SignalNote() as signals:
             for node in nodes:
@@ -131,6 +153,10 @@ class Nodes:
             self.ended.set()
             self.server.close()
             self._end_step()
+        if left := [f"{node.name}: {line}" for node in nodes for line in node.left]:
+            if error is None:
+                raise CleanUpFailed(left)
+            print(f"pdslurm: {CleanUpFailed(left)}", file=sys.stderr, flush=True)
 
     def _gone(self, node: Node) -> bool:
         return bool(node.lost) or time.monotonic() - node.received_at > self.limits.lost_s
@@ -167,13 +193,16 @@ class Nodes:
     # --- orders
 
     def wait(self) -> tuple[Host, ...]:
-        """Until the agents of all nodes said hello: their addresses. Raises NotReady at limits.agents_s or when srun fails,
-        PreflightError for a node without a fitting address."""
+        """Until the agents of all nodes said hello: their addresses. A step that slurmctld did not answer is started again. Raises
+        NotReady at limits.agents_s or as soon as srun says that an agent could not be started or has ended, PreflightError for a
+        node without a fitting address."""
         deadline = time.monotonic() + self.limits.agents_s
         while missing := [n for n in self.names if n not in self.joined or not (self.joined[n].host or self.joined[n].lost)]:
-            if self.step.poll() is not None or time.monotonic() > deadline:
-                what = "srun ended" if self.step.poll() is not None else f"limits.agents_s={self.limits.agents_s:g} s are over"
-                raise NotReady(f"no agent on {', '.join(missing)}: {what}; {self.log} says:\n{log_tail(self.log)}")
+            if self.step.poll() and NO_SLURMCTLD.search(self.step_said()) and not self.joined and time.monotonic() < deadline:
+                time.sleep(STEP_AGAIN_S)
+                self._start_step()
+            elif why := self._why_no_agent(deadline):
+                raise NotReady(f"no agent on {', '.join(missing)}: {why}; {self.log} ends with:\n{log_tail(self.log)}")
             time.sleep(0.02)
         nodes = [self.joined[name] for name in self.names]
         for node in nodes:
@@ -181,6 +210,29 @@ class Nodes:
         if findings := [f"{node.name}: {finding}" for node in nodes for finding in node.findings]:
             raise PreflightError(findings)
         return tuple(node.host for node in nodes if node.host)
+
+    def _why_no_agent(self, deadline: float) -> str | None:
+        """Why no agent will join any more, None while there is hope."""
+        said = self.step_said()
+        if failure := SRUN_FAILURES.search(said):
+            why = f"srun says: {failure[1]}"
+        elif self.step.poll() is not None:
+            why = f"srun ended with exit code {self.step.returncode}"
+        elif time.monotonic() > deadline:
+            return f"limits.agents_s={self.limits.agents_s:g} s are over"
+        else:
+            return None
+        munge = "; Slurm could not verify a message: is munged running on that node, and is its clock right?"
+        return why + munge * bool(CREDENTIALS.search(said))
+
+    def step_said(self) -> str:
+        """What srun and the agents have printed in this session."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(self.log_from)
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
 
     def call(self, orders: Mapping[int, Mapping[str, Any]], timeout_s: float) -> dict[int, Any]:
         """Sends orders to nodes by number, all at once, and waits for all replies. Raises ProcessDied for a node that is lost,

@@ -102,7 +102,7 @@ def test_nothing_is_wrong(lab: Lab, doctor: Doctor, root: Path) -> None:
     table = lines[[line.startswith("node ") for line in lines].index(True) :]
     assert [re.split("  +", line)[:3] for line in table[1:3]] == [[n, "3 × NVIDIA H200", "580.159.04"] for n in ("n1", "n2")]
     assert all(re.search(r"  UCX +vllm \S+ nixl \S+ vllm-router \S+  nothing$", line) for line in table[1:3]), out
-    assert table[3:] == ["preflight: nothing found on 2 node(s)"]
+    assert table[3:] == ["preflight: nothing is wrong on 2 node(s)"]
     assert seen_on(lab) == before
 
 
@@ -113,7 +113,7 @@ def test_from_the_login_node_it_gets_its_nodes_itself(doctor: Doctor, root: Path
         launcher="slurm",
     )  # fmt: skip
     assert code == 0, out + err
-    assert "preflight: nothing found on 2 node(s)" in out, out
+    assert "preflight: nothing is wrong on 2 node(s)" in out, out
     code, out, err = doctor("submitted", f"model.path={root}/models/tiny", "cluster.slurm.gpus_by=none", launcher="slurm")
     assert code == 3, out + err
     assert len(re.findall(r"- n\d: cluster.network.transport=rdma: asks for RDMA", out + err)) == 2, out + err

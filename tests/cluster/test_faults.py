@@ -5,6 +5,7 @@ one too. `PDSLURM_FAULTS=FILE` adds one JSON line a fault to FILE, for a table."
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pdslurm.config import Limits
 from tests.cluster.cluster_run import DEMO, LIMITS, POINTS, ROOT, SERVER, ClusterRun
 from tests.cluster.lab import Lab
 from tests.integration.conftest import ENGINE
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.cluster
 
 NOTICE_S = 5.0  # the death of a process or a host
 ORPHAN_S = LIMITS["orphan_s"] + LIMITS["stop_s"] + 2.0  # a node that nobody reaches has ended everything by then
+LIMITS_AGENTS_S = Limits().agents_s
 MEASURED = dict.fromkeys(POINTS, "done")
 KEPT = {64: "done", 256: "done", 128: "failed"}
 Start = Callable[..., ClusterRun]
@@ -69,7 +72,8 @@ def rerun(run: ClusterRun, start: Start, told: Told, *, skipped: int = 2) -> Non
     told()
     again = start()
     again.wait_end(60)
-    assert f"{len(POINTS) - skipped} points measured, {skipped} done before" in again.text
+    before = f", {skipped} done before" if skipped else ""
+    assert f"{len(POINTS) - skipped} points measured{before}" in again.text
     assert again.points() == MEASURED
     again.wait_clean(again.nodes, 10)
 
@@ -316,6 +320,66 @@ def test_an_engine_is_missing_on_one_node(lab: Lab, start: Start, told: Told, fa
         fault("the engine's file is missing on one node", run, ended_s=time.time() - began)
     finally:
         lab.run("n1", ["rm", "/tmp/vllm"], 10)
+
+
+# --- before any agent has joined
+
+
+@contextlib.contextmanager
+def hidden(lab: Lab, node: str, path: Path, by: str = "/dev/null") -> Iterator[None]:
+    """On this node alone another file lies where `path` was."""
+    lab.run(node, ["mount", "--bind", by, str(path)], 10)
+    try:
+        yield
+    finally:
+        lab.run(node, ["umount", str(path)], 10)
+
+
+def ends_before_engines(run: ClusterRun, began: float) -> float:
+    """Seconds until the run's end; nothing of it is left, on no node and not in its folder."""
+    run.wait_end(60)
+    ended_s = time.time() - began
+    run.wait_clean(run.nodes, 10)
+    assert not list(run.folder.glob(".key*"))
+    assert not list(run.folder.glob("points/*/*"))
+    return ended_s
+
+
+def test_munge_is_dead_on_a_node(lab: Lab, start: Start, told: Told, fault: Fault) -> None:
+    with hidden(lab, "n2", lab.root / "run" / "munge.sock"):
+        began = time.time()
+        run = start()
+        ended_s = ends_before_engines(run, began)
+    assert "pdslurm: no agent on n2: srun says: " in run.text or "pdslurm: no agent on n1, n2: srun says: " in run.text, run.text
+    assert "is munged running on that node, and is its clock right?" in run.text
+    fault("munge is dead on one node", run, ended_s=ended_s)
+    run.mend()
+    rerun(run, start, told, skipped=0)
+
+
+def test_a_nodes_name_does_not_resolve(lab: Lab, start: Start, told: Told, fault: Fault) -> None:
+    names = lab.scratch / "hosts"
+    hosts = Path(lab.root / "etc" / "hosts").read_text()
+    names.write_text("".join(line for line in hosts.splitlines(keepends=True) if "n2" not in line.split()))
+    with hidden(lab, "n1", Path("/etc/hosts"), str(names)):
+        began = time.time()
+        run = start()
+        ended_s = ends_before_engines(run, began)
+    assert "n2" in run.text.partition("pdslurm: ")[2], run.text
+    assert "resolve" in run.text
+    fault("a node's name does not resolve", run, ended_s=ended_s)
+    names.unlink()
+
+
+def test_an_agent_cannot_start(lab: Lab, start: Start, told: Told, fault: Fault) -> None:
+    with hidden(lab, "n2", ROOT / "pdslurm" / "slurm" / "wire.py"):
+        began = time.time()
+        run = start()
+        ended_s = ends_before_engines(run, began)
+    assert "pdslurm: no agent on n2: srun says: n2: task 1: Exited with exit code 1" in run.text, run.text
+    assert "No module named 'pdslurm.slurm.wire'" in run.text
+    assert ended_s < LIMITS_AGENTS_S
+    fault("an agent cannot start on one node", run, ended_s=ended_s)
 
 
 def test_two_runs_on_the_same_nodes(lab: Lab, start: Start, told: Told, fault: Fault) -> None:

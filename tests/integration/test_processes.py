@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm.errors import ProcessDied
+from pdslurm.config import Runtime
+from pdslurm.errors import CleanUpFailed, NotReady, PreflightError, ProcessDied
+from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import LocalProcesses, Running, cause_of_returncode
 from pdslurm.plan.deployment import Process
@@ -314,3 +317,29 @@ def test_a_reader_that_waits_in_a_pipe_does_not_hold_up_the_stop(tmp_path: Path)
         assert running.popen.stdin
         assert running.popen.stdin.closed
         assert running.popen.stdout.closed
+
+
+class StoreThatIsAway(EngineEnv):
+    """A container program that answers no more when the run ends."""
+
+    def remove_containers(self) -> tuple[str, ...]:
+        raise CleanUpFailed(["containers of run r cannot be removed (is the docker daemon running?)"])
+
+
+def test_a_clean_up_that_fails_is_no_failed_preflight() -> None:
+    processes = LocalProcesses(stop_s=0.2, engine_env=StoreThatIsAway(Runtime("bare")))
+    with pytest.raises(CleanUpFailed, match="the run has ended, but pdslurm could not remove") as raised, processes:
+        pass
+    assert raised.value.exit_code not in (0, PreflightError.exit_code)
+
+
+def test_a_clean_up_that_fails_does_not_hide_why_the_run_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotReady, match="the reason"), LocalProcesses(stop_s=0.2, engine_env=StoreThatIsAway(Runtime("bare"))):
+        raise NotReady("the reason")
+    assert "containers of run r cannot be removed" in capsys.readouterr().err
+
+
+def test_one_who_starts_nothing_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    LocalProcesses(stop_s=0.2)  # and is killed: nothing ends it
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdslurm.config import Runtime, RuntimeKind
-from pdslurm.errors import ConfigError, PreflightError
+from pdslurm.errors import CleanUpFailed, ConfigError
 from pdslurm.node.container import (
     Devices,
     container_ids,
@@ -218,6 +218,6 @@ def test_removal_that_fails(tmp_path: Path) -> None:
     program = tmp_path / "docker"
     program.write_text("#!/bin/sh\necho 'permission denied on docker.sock' >&2\nexit 1\n")
     program.chmod(0o755)
-    with pytest.raises(PreflightError, match="containers of run r cannot be removed: permission denied"):
+    with pytest.raises(CleanUpFailed, match=r"containers of run r cannot be removed \(permission denied"):
         remove_containers(runtime("docker", program=[str(program)]), "r")
     assert remove_containers(runtime("bare"), "r") == ()
