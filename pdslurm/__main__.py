@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
+from pdslurm.plan.smoke import is_smoke, with_smoke
 from pdslurm.plan.splits import with_splits
 
 CONF = Path(__file__).parents[1] / "conf"  # absolute: as the program `pdslurm` this module is not Hydra's main file
@@ -26,12 +27,13 @@ def run(cfg: DictConfig) -> int:
     try:
         config = to_config(cfg)
         refuse_lost_overrides(config)
-        config = with_splits(config)
+        config = with_splits(with_smoke(config, HydraConfig.get().overrides.task))
         launcher = importlib.import_module(f"pdslurm.launchers.{config.launcher.kind.value}")
         try:
             launcher.launch(config)
-        except (LimitReached, CleanUpFailed):  # what was measured by then is what there is to answer with
-            print_answer(config)
+        except PdslurmError as error:  # what was measured until then is what there is to answer with
+            if isinstance(error, LimitReached | CleanUpFailed) or is_smoke(config):
+                print_answer(config)
             raise
         print_answer(config)
     except PdslurmError as error:

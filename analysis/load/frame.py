@@ -22,10 +22,12 @@ from analysis.load.recheck import Judged, judge_records
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
     METRICS,
+    SMOKE,
     TTFT_SHARES,
     TTFT_SUMS,
     Measurement,
     is_overloaded,
+    is_smoke,
     is_unsteady,
     ttft_shares,
 )
@@ -73,12 +75,15 @@ class RunRecords:
 def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = False) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
-    A record that is given twice, or lies in a copy of its folder, counts once. `deep` compares the raw files, too. Raises
+    A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does.
+    `deep` compares the raw files, too. Raises
     ResultsError when a folder is missing or holds no record, or a record cannot be read, or records differ in their model, GPU
     or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep)
-    rows = [row(each) for each in judged]
+    rows = [row(each) for each in judged if not is_smoke(each.record)]
+    if judged and not rows:
+        raise ResultsError(f"{', '.join(map(str, runs))}: workload={SMOKE} measures nothing; there are no other records there")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})
     frame = frame.assign(withdrawn=_withdrawn(frame))

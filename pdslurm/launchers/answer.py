@@ -1,4 +1,5 @@
-"""After a run that compared arms: what `python -m analysis summary` says of its folder, printed where the run was started.
+"""After a run: what `python -m analysis summary` says of its folder where it compared arms, or which arms work where it was
+workload=smoke; printed where the run was started.
 
 The one place where pdslurm looks at `analysis`, which a cluster's nodes need not have: it is imported only here, and only then."""
 
@@ -9,15 +10,28 @@ from pathlib import Path
 from pdslurm.config import Config, LauncherKind, arms_of
 from pdslurm.errors import ResultsError
 from pdslurm.launchers.run import run_path
+from pdslurm.launchers.smoke import smoke_text
+from pdslurm.plan.smoke import is_smoke
+from pdslurm.records.run_folder import RunFolder
 
 
 def answer_text(config: Config) -> str:
     """The text; empty where nothing was measured here or there is nothing to compare, one line where `analysis` cannot be had."""
     launcher, path = config.launcher, run_path(config)
     waited = launcher.kind is not LauncherKind.slurm or launcher.wait
-    if launcher.only_preflight or not waited or len(arms_of(config)) < 2:
+    if launcher.only_preflight or not waited:
         return ""
-    return summary_of(path)
+    if is_smoke(config):
+        return smoke_of(config, path)
+    return summary_of(path) if len(arms_of(config)) > 1 else ""
+
+
+def smoke_of(config: Config, path: Path) -> str:
+    """What worked of each arm; one line where a record cannot be read."""
+    try:
+        return smoke_text(list(arms_of(config)), RunFolder(path).records())
+    except ResultsError as error:
+        return f"smoke: {error}\n"
 
 
 def summary_of(path: Path) -> str:

@@ -17,6 +17,8 @@ from pdslurm.plan.plan import Plan
 from pdslurm.plan.points import Point, point_json, rate_sweeps
 from pdslurm.plan.power import as_json as power_json
 from pdslurm.plan.power import power_of, sentence
+from pdslurm.plan.smoke import is_smoke
+from pdslurm.plan.unchecked import unchecked
 from pdslurm.records.split_ratio import SATURATED
 
 STEADY_S = 60.0  # workload.duration_s from which on a point of a search is long enough to be little flattered by its beginning
@@ -57,6 +59,7 @@ def plan_json(deployment: Deployment, compared: Sequence[Compared]) -> dict[str,
         "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2)},
         "power": power_json(power_of(plan.config)),
         "cautions": list(_cautions(plan.config)),
+        "not_checked": list(unchecked(plan.config)),
         "fairness": as_json(compared),
         "processes": [*processes, process_json(deployment.client)],
         "points": points,
@@ -93,6 +96,8 @@ def _lines(outline: Outline) -> Iterator[str]:
         theirs = vllm_alone(args) == args
         yield f"the first of them, as a command{'' if theirs else ' (of which only pdslurm knows the options --pdslurm-…)'}:"
         yield "  " + shlex.join([*plan.config.runtime.vllm, "bench", "serve", *args])
+    yield ""
+    yield from (f"not checked here: {text}" for text in unchecked(plan.config))
 
 
 def _point_lines(plan: Plan) -> Iterator[str]:
@@ -149,6 +154,8 @@ def opening(outline: Outline) -> str:
 def _cautions(config: Config) -> Iterator[str]:
     """What a plan makes less certain than it needs to be, and is no error."""
     duration_s = config.workload.duration_s
+    if is_smoke(config):
+        yield "workload=smoke measures nothing; it shows whether every arm works"
     if config.workload.search.lowest is not None and duration_s and duration_s < STEADY_S:
         yield (
             f"workload.duration_s={duration_s:g} is below {STEADY_S:g}: a queue that begins empty flatters a short point, and a "

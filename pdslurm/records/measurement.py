@@ -38,6 +38,7 @@ TTFT_PARTS = ("api_server", "queue", "prefill", "handover", "transfer", "first_d
 TTFT_UNSPLIT = "api_server_and_queue"
 TTFT_SHARES = (TTFT_UNSPLIT, *TTFT_PARTS)
 TTFT_SUMS = ("sum", "measured", "error")  # beside them: of all parts, the client's own TTFT, what the parts leave unexplained
+SMOKE = "smoke"  # the workload that measures nothing, and its one sweep: its records show that an arm works, and are no results
 BINS_PER_DECADE = 50  # of a distribution: bin i holds what lies from 10**(i/50) to 10**((i+1)/50), 4.7 % wide
 
 METRICS = (*THROUGHPUTS, *(f"{stat}_{what}_ms" for what in LATENCIES for stat in STATISTICS))
@@ -111,6 +112,11 @@ def ttft_shares(telemetry: Mapping[str, Any]) -> dict[str, float | None]:
 def content_key(material: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def is_smoke(record: Measurement) -> bool:
+    """Whether a measurement only shows that its arm works."""
+    return tuple(record.point.get("sweeps") or ()) == (SMOKE,)
 
 
 def is_overloaded(record: Measurement) -> bool:

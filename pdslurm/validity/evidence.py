@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pdslurm.records.good_requests import Requests
-from pdslurm.records.measurement import Measurement
+from pdslurm.records.measurement import Measurement, is_smoke
 from pdslurm.validity.demand import Demand, demand_of_record
 
 NO_CLIENT = "the record does not hold the client's result"
@@ -30,6 +30,7 @@ class Evidence:
     itl_bins: Mapping[str, int] = field(default_factory=dict)
     completed: int = 0
     wall_s: float | None = None
+    is_smoke: bool = False
 
     @cached_property
     def engines(self) -> Mapping[str, Mapping[str, Any]]:
@@ -65,4 +66,5 @@ def evidence_of(record: Measurement, requests: Requests | None) -> Evidence:
         itl_bins=record.distributions.get("itl_ms") or {},
         completed=record.completed or 0,
         wall_s=record.wall_s or None,
+        is_smoke=is_smoke(record),
     )

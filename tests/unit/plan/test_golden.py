@@ -23,6 +23,7 @@ from pdslurm.config import Config, register, to_config
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import dump_json, plan_text
+from pdslurm.plan.smoke import with_smoke
 from pdslurm.plan.splits import with_splits
 from pdslurm.slurm.sbatch_script import sbatch_script
 from tests.made import keys_of
@@ -50,7 +51,7 @@ def composed(experiment: str, *more: str) -> Config:
         try:
             with open_dict(cfg):
                 del cfg["hydra"]
-            return with_splits(to_config(cfg))
+            return with_splits(with_smoke(to_config(cfg), overrides))
         finally:
             HydraConfig.instance().cfg = None
 
