@@ -41,10 +41,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PDSLURM_MODELS", raising=False)
 
 
-def composed(experiment: str, *more: str) -> Config:
+def composed(experiment: str, *more: str, conf: Path = ROOT / "conf") -> Config:
     """What `python -m pdslurm experiment=… launcher=plan launcher.format=json …` makes of the files, without a process."""
     register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(conf), version_base="1.3"):
         overrides = [f"experiment={experiment}", "launcher=plan", "launcher.format=json", *more]
         cfg = compose("config", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # `name` is the chosen experiment's
