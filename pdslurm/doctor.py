@@ -48,7 +48,7 @@ def site(argv: Sequence[str], environ: Mapping[str, str], run: Run = run_command
         raise ConfigError([f"site: --look={options.look}: must be 0 or more"])
     refuse_path(options.out, force=options.force)
     facts = ask_slurm(run, getpass.getuser())
-    chosen = choose(facts, options.partition or environ.get("SLURM_JOB_PARTITION"))
+    chosen = choose(facts, options.partition, job=environ.get("SLURM_JOB_PARTITION"))
     looks, failed = look_at_nodes(chosen, facts, options.look, environ)
     text = draft(options.out.stem if options.out else "site", facts, chosen, looks, failed)
     if options.out is None:

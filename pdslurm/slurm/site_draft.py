@@ -66,10 +66,11 @@ class Chosen:
         return named, f"sinfo: feature {named} of these nodes" if named else "FILL IN: GRES has no type, and no feature names it"
 
 
-def choose(facts: SlurmFacts, wanted: str | None = None) -> Chosen:
-    """The wanted partition, else the default one, or one with GPUs where that has none. Raises ConfigError for one that is not
-    there."""
-    partition, why = _partition(facts, wanted)
+def choose(facts: SlurmFacts, wanted: str | None = None, *, job: str | None = None) -> Chosen:
+    """The wanted partition, else that of the `job` that this runs in, else the default one, or one with GPUs where that has none.
+    Raises ConfigError for a wanted one that is not there."""
+    of_job = next((partition for partition in facts.partitions if partition.name == job), None)
+    partition, why = (of_job, "the partition of this job") if of_job and wanted is None else _partition(facts, wanted)
     nodes = facts.of(partition.name)
     alike = Counter(node.gpus for node in nodes if node.gpus) or Counter(node.gpus for node in nodes)
     [(kinds, _)] = alike.most_common(1)
@@ -102,7 +103,7 @@ def draft(name: str, facts: SlurmFacts, chosen: Chosen, looks: Sequence[Look], f
         f"# python -m pdslurm experiment=pd_1p3d cluster={clean(name)} launcher=plan",
         *([f"# No node was looked at: {clean(failed)}"] if failed else []),
         *(f"# `{clean(command)}` said nothing: {clean(reason)}" for command, reason in facts.silent.items()),
-        f"name: {scalar(name)}",
+        entry("name", name, "for people and for the record; the file's name is what cluster=… takes"),
         *_hardware(chosen, looks),
         *network_lines(looks),
         *_slurm(facts, chosen),
@@ -125,11 +126,13 @@ def _hardware(chosen: Chosen, looks: Sequence[Look]) -> Iterator[str]:
     known = known_gpu(called, None if mib is None else float(int(mib / 1024)))
     count = kind.count if kind else len(looks[0]["gpus"])
     yield entry("gpus_per_node", count, f"sinfo: gres={kind.gres} on {where}" if kind else "nvidia-smi; Slurm knows of no GPU")
+    cpus, memory = chosen.nodes[0].cpus, chosen.nodes[0].memory_mib
+    yield f"# sinfo: {cpus or 'unknown'} CPUs and {memory // 1024 if memory else 'unknown'} GiB of memory a node"
     yield from _other_kinds(chosen)
     if kind and re.search(r"\dg\.", kind.type):
         yield f"# {clean(kind.type)} is a part of a GPU (MIG); pdslurm needs whole ones and refuses it before engines start"
     yield entry("gpu", known.name, source)
-    yield from _memory(known)
+    yield from _memory(known, looks)
     yield from _differing(looks)
     yield from _estimates(known)
     yield 'env: {VLLM_NO_USAGE_STATS: "1"}  # as the files of conf/cluster have it'
@@ -140,10 +143,10 @@ def _cpus(chosen: Chosen, where: str) -> Iterator[str]:
     memory = min((node.memory_mib for node in chosen.nodes if node.memory_mib), default=None)
     yield entry("device", "cpu", f"sinfo: no GPU on {where}")
     yield entry("gpus_per_node", 1, "one engine on each node")
-    yield entry("gpu", "CPU", "")
+    yield entry("gpu", "CPU", "for people and for the record")
     gib = max(1, int(memory * CPU_SHARE / 1024)) if memory else GUESSED_GIB
     yield entry("gpu_memory_gib", gib, f"sinfo: {memory} MiB a node, of which {CPU_SHARE:.0%}" if memory else "FILL IN: a guess")
-    yield "kv_buffer_device: cpu"
+    yield entry("kv_buffer_device", "cpu", "there is no other memory")
     yield entry("gpu_tflops", 0.2, "for estimates; as conf/cluster/laptop.yaml has it")
     yield 'env: {VLLM_CPU_KVCACHE_SPACE: "4", VLLM_NO_USAGE_STATS: "1"}  # GiB of KV cache of an engine, a whole number'
     yield "engine_args: {block_size: 128}  # a multiple of 32 on the CPU"
@@ -158,11 +161,12 @@ def _other_kinds(chosen: Chosen) -> Iterator[str]:
         yield f"# {count} other node(s) of this partition have {clean(gres)}; this draft is of the most frequent kind"
 
 
-def _memory(known: KnownGpu) -> Iterator[str]:
+def _memory(known: KnownGpu, looks: Sequence[Look]) -> Iterator[str]:
     if known.memory_gib is not None:
         yield entry("gpu_memory_gib", _number(known.memory_gib), f"from {known.memory_from}")
         return
-    yield entry("gpu_memory_gib", GUESSED_GIB, "FILL IN: not known, a guess that lets the plan be made; --look 1 asks nvidia-smi")
+    asked = f"nvidia-smi does not answer on {looks[0]['node']}" if looks else "--look 1 asks nvidia-smi"
+    yield entry("gpu_memory_gib", GUESSED_GIB, f"FILL IN: not known, a guess that lets the plan be made; {asked}")
 
 
 def _differing(looks: Sequence[Look]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pdslurm.slurm.site_draft import Chosen
 from pdslurm.slurm.site_facts import SlurmFacts, why
 
 STEP_S = 600.0  # to get nodes and to look at them
+STOP_S = 10.0  # for srun to take its job out of the queue
 JOB_MIN = 2
 
 
@@ -24,20 +26,29 @@ def look_at_nodes(chosen: Chosen, facts: SlurmFacts, count: int, environ: Mappin
     command = step_command(chosen, facts, max(count, 1), environ)
     print(f"pdslurm: {' '.join(command)}; waits for up to {STEP_S:g} s", file=sys.stderr, flush=True)
     try:
-        env = step_environment(environ)
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=STEP_S,
-            check=True,
-            env=env,
-            stdin=subprocess.DEVNULL,
-        )
-        looks = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
+        out = output(command, step_environment(environ))
+        looks = [json.loads(line.removeprefix(MARK)) for line in out.splitlines() if line.startswith(MARK)]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return [], f"srun: {why(error).removeprefix('srun: ')}"
     return sorted(looks, key=lambda look: str(look["node"])), "" if looks else "the step on the nodes printed nothing"
+
+
+def output(command: Sequence[str], env: Mapping[str, str]) -> str:
+    """What srun prints. Raises OSError and subprocess.SubprocessError; srun takes its job back when it is told to end, which it
+    could not if it were killed."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=env) as srun:
+        try:
+            out, err = srun.communicate(timeout=STEP_S)
+        except BaseException:
+            srun.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                srun.communicate(timeout=STOP_S)
+            srun.kill()
+            raise
+    if srun.returncode:
+        raise subprocess.CalledProcessError(srun.returncode, command, out, err)
+    return out
 
 
 def step_command(chosen: Chosen, facts: SlurmFacts, count: int, environ: Mapping[str, str]) -> Sequence[str]:

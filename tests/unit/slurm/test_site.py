@@ -20,6 +20,7 @@ from pdslurm import doctor
 from pdslurm.errors import ConfigError
 from pdslurm.node.site_look import MARK
 from pdslurm.plan.outline import make_outline
+from pdslurm.slurm import site_nodes
 from pdslurm.slurm.jobs import sbatch_options
 from pdslurm.slurm.known_gpus import known_gpu
 from pdslurm.slurm.site_draft import choose, draft
@@ -65,7 +66,8 @@ SITES: dict[str, tuple[Mapping[str, str], str | None, list[Mapping[str, Any]], d
         {"sinfo": H100, "scontrol show config": CONFIG, "sacctmgr": "0123\nphysics\n", "srun": PYXIS}, None, [IB],
         {
             "gpus_per_node": 8, "gpu": "H100-80GB", "gpu_memory_gib": 79, "network.cidr": "10.1.0.0/16",
-            "network.transport": "rdma", "slurm.partition": "gpu", "slurm.account": "0123", "slurm.constraint": None, "slurm.gpus_by": "gres", "load_s": 100,
+            "network.transport": "rdma",
+            "slurm.partition": "gpu", "slurm.account": "0123", "slurm.constraint": None, "slurm.gpus_by": "gres", "load_s": 100,
             "slurm.extra": {"mem": 0}, "kv_backends": ["UCX"],
         },
         [
@@ -232,11 +234,17 @@ def test_one_clear_error(
 
 def test_where_it_goes(tmp_path: Path) -> None:
     out, run = tmp_path / "tiger.yaml", printing({"sinfo": H100})
-    assert "\nname: site\n" in doctor.site([], {}, run)
+    assert "\nname: site  # " in doctor.site([], {}, run)
     assert doctor.site(["--out", str(out)], {}, run).endswith("experiment=pd_1p3d cluster=tiger launcher=plan\n")
     out.write_text("mine")
     doctor.site(["--out", str(out), "--force"], {}, run)
     assert OmegaConf.merge(OmegaConf.structured(c.Cluster), OmegaConf.load(out)).name == "tiger"
+
+
+def test_the_partition_of_a_job_that_this_runs_in() -> None:
+    facts = ask_slurm(printing({"sinfo": H100}), "me")
+    names = [(choose(facts, *wanted, job=job).partition.name) for wanted, job in [((), "all"), ((), "hidden"), (("cpu",), "all")]]
+    assert names == ["all", "gpu", "cpu"]
 
 
 def test_the_step_that_looks() -> None:
@@ -259,6 +267,18 @@ def test_nodes_that_cannot_be_looked_at_do_not_cost_the_draft(tmp_path: Path) ->
     srun.write_text("#!/bin/sh\necho 'srun: error: Invalid account' >&2\nexit 1\n")
     srun.chmod(0o755)
     assert look_at_nodes(choose(facts), facts, 1, environ) == ([], "srun: error: Invalid account")
+
+
+def test_no_job_stays_in_the_queue_when_no_node_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = ask_slurm(printing({"sinfo": H100}), "me")
+    srun = tmp_path / "srun"
+    waits = "sleep 30 > /dev/null 2>&1 & wait"
+    srun.write_text(f"#!/bin/bash\ntrap 'kill %1; touch {tmp_path}/taken-back; exit 1' TERM\n{waits}\n")
+    srun.chmod(0o755)
+    monkeypatch.setattr(site_nodes, "STEP_S", 2.0)
+    looks, failed = look_at_nodes(choose(facts), facts, 1, {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (looks, failed) == ([], "srun: it does not answer within 2 s")
+    assert (tmp_path / "taken-back").exists()
 
 
 def test_a_look_at_this_machine(tmp_path: Path) -> None:
