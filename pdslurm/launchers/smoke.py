@@ -18,7 +18,10 @@ def smoke_text(arms: Sequence[str], records: Iterable[Measurement]) -> str:
             latest[record.arm] = record
     if not latest:
         return ""
-    said = (arm_line(latest[arm]) if arm in latest else f"{arm} was not tried: the run ended before its turn" for arm in arms)
+    said = (
+        arm_line(latest[arm]) if arm in latest else f"{arm} sent no request: the run ended before, and its error says why"
+        for arm in arms
+    )
     return "\n".join([*(f"smoke: {line}" for line in said), NOTHING, ""])
 
 

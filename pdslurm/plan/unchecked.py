@@ -83,7 +83,8 @@ def _network(config: Config) -> Iterator[str]:
 
 def _slurm(config: Config) -> Iterator[str]:
     if not config.cluster.one_host:
-        yield "cluster.slurm: sbatch says when the job is submitted whether it takes partition, account, GPUs and time"
+        wanted = "partition, account and time" if config.cluster.device is Device.cpu else "partition, account, GPUs and time"
+        yield f"cluster.slurm: sbatch says when the job is submitted whether it takes {wanted}"
 
 
 def _outcome(config: Config) -> Iterator[str]:

@@ -62,7 +62,7 @@ def test_the_latest_record_of_each_arm_counts() -> None:
     text = smoke_text(["route_2", "pd_1p1d"], [good, record("pd_1p1d"), bad])
     assert text.splitlines()[:2] == [
         "smoke: route_2 served 8 of 8 requests; nothing would have gone wrong",
-        "smoke: pd_1p1d was not tried: the run ended before its turn",
+        "smoke: pd_1p1d sent no request: the run ended before, and its error says why",
     ]
     assert smoke_text(["route_2"], [record("route_2")]) == ""
 
