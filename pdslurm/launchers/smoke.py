@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pdslurm.records.measurement import Check, Measurement, is_smoke
 
+NOT_REACHED = "sent no request: the run ended before, and its error says why"
 NOTHING = "smoke: workload=smoke measures nothing, so no number of this run is a result"
 
 
@@ -18,10 +19,7 @@ def smoke_text(arms: Sequence[str], records: Iterable[Measurement]) -> str:
             latest[record.arm] = record
     if not latest:
         return ""
-    said = (
-        arm_line(latest[arm]) if arm in latest else f"{arm} sent no request: the run ended before, and its error says why"
-        for arm in arms
-    )
+    said = (arm_line(latest[arm]) if arm in latest else f"{arm} {NOT_REACHED}" for arm in arms)
     return "\n".join([*(f"smoke: {line}" for line in said), NOTHING, ""])
 
 
