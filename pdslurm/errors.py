@@ -12,6 +12,7 @@ PdslurmError
 ├── AllocationEnding   Slurm warns of the time limit or a preemption; what was measured is kept
 ├── JobEnded           a Slurm job that was waited for ended otherwise than by its own end
 ├── CleanUpFailed      the run has ended, and something that it started could not be removed
+├── SlurmUnreachable   Slurm gave no answer, so that it is not known what it did
 └── ResultsError       a run folder or record cannot be read or written
 """
 
@@ -111,6 +112,12 @@ class CleanUpFailed(PdslurmError):
         lines = "\n".join(f"  - {line}" for line in left)
         ended = f"{before}\n" if before else ""
         super().__init__(f"{ended}the run has ended, but pdslurm could not remove everything that it had started\n{lines}")
+
+
+class SlurmUnreachable(PdslurmError):
+    """Slurm gave no answer: slurmctld is away, restarts, or is too busy. The text names the command and what was said."""
+
+    exit_code = 9
 
 
 class ResultsError(PdslurmError):

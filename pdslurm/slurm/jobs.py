@@ -1,11 +1,9 @@
-"""From a plan to the command lines of srun and sbatch, and from what Slurm prints to this allocation and where a job is."""
+"""From a plan to the command lines of srun and sbatch, and from what Slurm prints to this allocation."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +12,7 @@ from typing import Any
 from pdslurm.config import Cluster, Device, Slurm
 from pdslurm.errors import ConfigError
 from pdslurm.plan.plan import Plan
-
-ALIVE = frozenset(
-    {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "RESIZING", "SUSPENDED", "STOPPED"}
-)
-UNKNOWN = "UNKNOWN"
-TIMEOUT_S = 60.0  # a busy slurmctld takes its time
+from pdslurm.slurm import job_states
 
 
 @dataclass(frozen=True)
@@ -36,19 +29,6 @@ class Allocation:
         return platform.node().partition(".")[0] == self.nodes[0].partition(".")[0]
 
 
-@dataclass(frozen=True)
-class JobState:
-    """Slurm's words for where a job is and why, such as `PENDING` and `Resources`; `UNKNOWN` when it has forgotten the job."""
-
-    word: str
-    reason: str
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the job is queued, running or ending."""
-        return self.word in ALIVE
-
-
 def current_allocation() -> Allocation:
     """The allocation that Slurm's variables tell of. Raises ConfigError outside of one."""
     job = os.environ.get("SLURM_JOB_ID")
@@ -62,26 +42,12 @@ def current_allocation() -> Allocation:
     return Allocation(job, tuple(nodes), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
-def job_state(job_id: str, *, timeout_s: float = TIMEOUT_S) -> JobState:
-    """Where a job is. Raises OSError and subprocess.SubprocessError where Slurm is not there, or does not answer."""
-    done = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-    fields = dict(re.findall(r"\b(JobState|Reason)=(\S+)", done.stdout))
-    return JobState(fields.get("JobState", UNKNOWN), fields.get("Reason", "None"))
-
-
 def run_slurm_command(*command: str) -> str:
-    """What a command of Slurm prints. Raises ConfigError with its own words when it fails or is missing."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except FileNotFoundError as error:
-        why = f"{command[0]} is not on PATH: no Slurm on this machine"
-        raise ConfigError([f"launcher: {why}; use launcher=local or launcher=plan"]) from error
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError([f"launcher: `{' '.join(command)}` does not answer within {TIMEOUT_S:g} s"]) from error
+    """What a command of Slurm prints; it is asked again while Slurm does not answer. Raises ConfigError with its own words when it
+    fails or is missing, SlurmUnreachable when there is no answer for minutes."""
+    done = job_states.until_answered(lambda: job_states.answer(*command), "the run goes on when Slurm answers")
     if done.returncode:
-        raise ConfigError([f"launcher: `{' '.join(command)}`: {done.stderr.strip() or f'exit code {done.returncode}'}"])
+        raise ConfigError([f"launcher: `{' '.join(command)}`: {job_states.said(done)}"])
     return done.stdout
 
 

@@ -125,14 +125,3 @@ def test_what_fits(make_config: MakeConfig, changes: dict[str, Any], said: str |
     with pytest.raises(ConfigError) as caught:
         jobs.check_fits(plan, found)
     assert caught.value.problems == (said,)
-
-
-@pytest.mark.parametrize(
-    ("script", "state"),
-    [("echo 'JobId=7 JobName=x JobState=RUNNING Reason=None'", ("RUNNING", "None")),
-     ("echo 'JobId=7 JobState=PENDING Reason=Resources Dependency=(null)'", ("PENDING", "Resources")),
-     ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", ("UNKNOWN", "None"))],
-)  # fmt: skip
-def test_where_a_job_is(programs: Callable[..., None], script: str, state: tuple[str, str]) -> None:
-    programs(scontrol=script)
-    assert jobs.job_state("7") == jobs.JobState(*state)
