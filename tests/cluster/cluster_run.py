@@ -117,6 +117,11 @@ class ClusterRun:
         value: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
         return value
 
+    def job_name(self) -> str:
+        """By which launcher=slurm finds the job again."""
+        name: str = json.loads((self.folder / "slurm" / "job.json").read_text())["name"]
+        return name
+
     def state(self) -> str:
         """What Slurm says of the job."""
         fields = self.lab.run("ctl", ("scontrol", "-o", "show", "job", self.job), 20).stdout.split()

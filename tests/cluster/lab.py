@@ -114,8 +114,7 @@ class Lab:
             self.wait_for("munged", (self.root / "run" / "munge.sock").exists, timeout_s=10)
             if self.cluster.dbd:
                 start_accounting(self)
-            self.start("ctl", ("slurmctld", "-D"))
-            self.wait_for("slurmctld", lambda: CTL_PORT in self._machine("ctl").listening(), timeout_s=15)
+            self.start_slurmctld()
             for node in self.nodes:
                 self._start_daemons(node)
             for node in self.nodes:
@@ -218,6 +217,17 @@ class Lab:
         pids = [str(process.pid) for process in self._machine(node).processes() if process.name == "slurmd"]
         self.run(node, ["kill", "-KILL", *pids], 10)
         self.wait_for(f"slurmd's end on {node}", lambda: not self._runs(node, "slurmd"), timeout_s=10)
+
+    def kill_slurmctld(self) -> None:
+        """Only the daemon: jobs live on, and no command of Slurm gets an answer until start_slurmctld()."""
+        pids = [str(process.pid) for process in self._machine("ctl").processes() if process.name == "slurmctld"]
+        self.run("ctl", ["kill", "-KILL", *pids], 10)
+        self.wait_for("slurmctld's end", lambda: not self._runs("ctl", "slurmctld"), timeout_s=10)
+
+    def start_slurmctld(self) -> None:
+        """Returns when it listens."""
+        self.start("ctl", ("slurmctld", "-D"))
+        self.wait_for("slurmctld", lambda: CTL_PORT in self._machine("ctl").listening(), timeout_s=15)
 
     def boot(self, node: str) -> None:
         """Whatever was done to the node, it is on, plugged in and runs slurmd; wait_idle() says when Slurm has seen it."""

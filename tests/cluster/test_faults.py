@@ -417,6 +417,39 @@ def test_the_submitting_process_is_killed(lab: Lab, start: Start, told: Told, fa
     fault("the submitting process is killed", again)
 
 
+def test_slurmctld_is_away_while_a_job_is_waited_for(lab: Lab, start: Start, told: Told, fault: Fault) -> None:
+    """Nobody but Slurm is away: the job measures on, its end is waited for, and the same command meanwhile submits nothing."""
+    run = in_the_last_point(start, told, how="slurm", options=())
+    began = time.time()
+    lab.kill_slurmctld()
+    try:
+        run.wait_until(lambda: "slurmctld has not answered for" in run.text, "word of the silence", 60)
+        said_s = time.time() - began
+        away = lab.on("ctl", run.command, env=run.env, cwd=run.output.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        time.sleep(max(0.0, began + 20 - time.time()))
+        assert not run.has_ended()
+    finally:
+        lab.start_slurmctld()
+    back = time.time()
+    told()
+    run.wait_end(90)
+    again = away.communicate(timeout=90)[0].decode()
+    times = {"said_s": said_s, "away_s": back - began, "ended_after_s": time.time() - back}
+    assert run.popen
+    assert run.popen.returncode == 0
+    assert f"job {run.job} goes on without it, and pdslurm asks again" in run.text
+    assert "3 points measured" in run.text
+    assert run.points() == MEASURED
+    assert f"job {run.job} of this run is " in again, again
+    assert "already; nothing was submitted" in again
+    assert "3 points measured" in again
+    queue = lab.run("ctl", ("squeue", "-h", "--states=all", f"--name={run.job_name()}", "-o", "%i %T"), 20).stdout
+    assert queue == f"{run.job} COMPLETED\n"
+    run.wait_clean((*run.nodes, "ctl"), 10)
+    lab.wait_idle()
+    fault("slurmctld away for 20 s while a job is waited for", run, **times)
+
+
 # --- the real engine
 
 
