@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import threading
 import time
@@ -85,11 +86,13 @@ def follow_job(plan: Plan, folder: RunFolder, job: str) -> tuple[int, str]:
 
 def show(state: State, path: Path, job: str, slurm: JobState) -> None:
     """Takes over what the run says of itself, or what Slurm says of a job that does not run."""
-    if slurm.word != "RUNNING":
-        state.stage = f"job {job} is {slurm}"
-        return
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        state.update_from(json.loads((path / PROGRESS).read_text()), time.monotonic())
+    state.stage = f"job {job} is {slurm}"
+    if slurm.word == "RUNNING":
+        new = copy.copy(state)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            new.update_from(json.loads((path / PROGRESS).read_text()), time.monotonic())
+            new.what(), new.left_s()  # a file with values of other types is no news
+            vars(state).update(vars(new))
 
 
 class Teller:

@@ -41,7 +41,7 @@ NO_ANSWER = re.compile(
     r"|authentication|munge|in standby|not running|unexpected message",
     re.IGNORECASE,
 )
-NOT_SET_UP = re.compile(r"establish a configuration source|no such cluster", re.IGNORECASE)
+NOT_SET_UP = re.compile(r"establish a configuration source", re.IGNORECASE)
 # Users' variables that would filter a question or change the form of its answer
 FILTERS = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN")
 

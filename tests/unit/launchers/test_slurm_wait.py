@@ -13,6 +13,7 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.launchers import slurm_wait
+from pdslurm.measure.progress import State
 from pdslurm.plan.plan import build_plan
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.slurm import job_states
@@ -169,11 +170,13 @@ def test_a_job_that_must_be_released(slurm: SlurmStandIn, follow: Follow, ends: 
 def test_odd_files_of_the_run(slurm: SlurmStandIn, follow: Follow, ends: Callable[..., None], tmp_path: Path) -> None:
     """Whatever stands in progress.json, events.jsonl and ended.json, the wait goes on until Slurm says that the job has ended."""
     slurm.job("1", "RUNNING")
-    for name, text in (("progress.json", "[1]"), ("slurm/ended.json", '["1"]')):
+    wrong = State("t", 3).as_json(0.0) | {"point_times_s": ["1"], "points_done": "one"}
+    for name, text in (("progress.json", json.dumps(wrong)), ("slurm/ended.json", '["1"]')):
         (tmp_path / "run" / name).write_text(text)
     (tmp_path / "run" / "events.jsonl").write_bytes(b"")
 
     def odd() -> None:
+        (tmp_path / "run" / "progress.json").write_text("[1]")
         (tmp_path / "run" / "events.jsonl").write_bytes(b'\xff\n[1]\n{"said": true}\n{"event": "x", "sa')
 
     then(slurm, odd, ends, lambda: slurm.job("1", "COMPLETED"))
