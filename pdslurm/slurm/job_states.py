@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TypeVar
 
 from pdslurm.errors import ConfigError, SlurmUnreachable
@@ -70,7 +71,7 @@ def answer(
     *command: str, timeout_s: float | None = None, environ: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[str]:
     """What a command of Slurm answers, be it an error. Raises SlurmUnreachable for none, ConfigError where there is no Slurm."""
-    limit_s, shown = timeout_s or TIMEOUT_S, " ".join(command)
+    limit_s, shown = timeout_s or TIMEOUT_S, shorten(" ".join(command), 160, placeholder=" …")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False, stdin=subprocess.DEVNULL,

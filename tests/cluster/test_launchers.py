@@ -36,9 +36,7 @@ def test_a_multirun_submits_jobs_of_different_size(lab: Lab, tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     found = jobs(lab)
     assert sorted(job["nodes"] for job in found.values()) == ["2", "4"]
-    assert {(job["state"], job["time"], job["partition"]) for job in found.values()} == {
-        ("PENDING", "30:00", "high")
-    }
+    assert {(job["state"], job["time"], job["partition"]) for job in found.values()} == {("PENDING", "30:00", "high")}
     names = {job["name"] for job in found.values()}
     assert len(names) == 2, "each is its folder's own"
     assert all(re.fullmatch(r"custom-[0-9a-f]{8}", name) for name in names)

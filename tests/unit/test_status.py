@@ -21,6 +21,7 @@ from tests.slurm_stand_ins import SlurmStandIn
 @pytest.fixture(autouse=True)
 def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # short paths leave the table's lines whole
 
 
 def run(path: Path, state: dict[str, Any] | None, *, age_s: float = 0.0, **points: int) -> Path:
@@ -97,8 +98,8 @@ def with_job(path: Path, job: object) -> Path:
 
 def lines(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """Run → the rest of its line; below "" what is said beside the table."""
-    assert status.main([str(root)]) == 0
-    rows = [line.removeprefix(f"{root}/").strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert status.main([root.name]) == 0
+    rows = [line.removeprefix(f"{root.name}/").strip() for line in capsys.readouterr().out.splitlines()[1:]]
     return {(name if rest else ""): (rest or row) for row in rows for name, _, rest in [row.partition("  ")]}
 
 
@@ -191,7 +192,7 @@ def refusing(folder: Path, method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of Path that does not enter `folder`."""
 
     def method_or_error(path: Path, *args: Any, **more: Any) -> Any:
-        if folder in path.parents:
+        if folder in path.absolute().parents:
             raise PermissionError(13, "Permission denied", str(path))
         return method(path, *args, **more)
 

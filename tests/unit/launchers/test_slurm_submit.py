@@ -161,10 +161,7 @@ def test_a_signal_while_sbatch_runs(
 def test_pdslurm_is_killed_while_sbatch_runs(slurm: SlurmStandIn, run: Path, find: Find) -> None:
     """The next command finds the job by its name, though sbatch has not even ended yet."""
     slurm.told(sbatch="accept, hang")
-    child = os.fork()
-    if not child:
-        find()
-        os._exit(1)
+    child = forked(find)
     deadline = time.monotonic() + 30
     while not slurm.jobs and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -177,16 +174,24 @@ def test_pdslurm_is_killed_while_sbatch_runs(slurm: SlurmStandIn, run: Path, fin
     assert files(run) == TAKEN
 
 
-def test_two_commands_at_once(slurm: SlurmStandIn, find: Find) -> None:
+def forked(do: Callable[[], str]) -> int:
+    """A process that does it, with exit code 0 when that gives job 1."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        code = 0 if do() == "1" else 2
+    finally:
+        os._exit(code)
+
+
+def test_three_commands_at_once(slurm: SlurmStandIn, run: Path, find: Find) -> None:
     slurm.told(sbatch="slow")
-    found: list[str] = []
-    commands = [threading.Thread(target=lambda: found.append(find())) for _ in range(3)]
-    for command in commands:
-        command.start()
-    for command in commands:
-        command.join(60)
-    assert found == ["1", "1", "1"]
+    commands = [forked(find) for _ in range(3)]
+    assert [os.waitpid(command, 0)[1] for command in commands] == [0, 0, 0]
     assert len(slurm.calls("sbatch")) == 1
+    assert files(run) == TAKEN
 
 
 @pytest.mark.parametrize(
