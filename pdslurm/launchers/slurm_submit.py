@@ -67,6 +67,9 @@ def find_or_submit(plan: Plan, path: Path, carry_out: Callable[[dict[str, Any]],
         (path / "slurm").mkdir(exist_ok=True)
         lock_file = (path / "slurm" / ".submit.lock").open("a+")
     except OSError as error:
+        with contextlib.suppress(SlurmUnreachable, ConfigError):
+            if found := current_job(path, name):  # another's, who lets this user read in it
+                return found
         raise ResultsError(f"run_dir={path}: cannot be written ({error.strerror}); choose another with run_dir=…") from error
     with lock_file:
         found = wait_for_turn(lock_file, path, name) or job_states.until_answered(lambda: current_job(path, name), NOTHING_YET)
@@ -213,7 +216,7 @@ def sbatch(own: Path, name: str, lock_file: TextIO) -> str:
     environ = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     command = ("sbatch", *options, str(own / "next.sh"))
     done = job_states.answer(*command, timeout_s=SBATCH_S, environ=environ, pass_fds=(lock_file.fileno(),))
-    if found := re.search(r"job (\d+)", done.stdout) if done.returncode == 0 else None:
+    if found := re.search(r"Submitted batch job (\d+)", done.stdout) if done.returncode == 0 else None:
         return found.group(1)
     words = [line for line in done.stderr.splitlines() if re.search("error|fatal", line, re.IGNORECASE)] or done.stderr.split("\n")
     if done.returncode == 0 or not done.stderr.strip():  # a site's own sbatch may say anything

@@ -159,7 +159,7 @@ def read_outcome(path: Path, job: str, slurm: JobState) -> tuple[int, str]:
         last = last_words(path, job)
         if last and not is_of_before(last, slurm):
             return int(last["exit_code"]), str(last["text"])
-        time.sleep(0.2)
+        time.sleep(min(POLL_S, 0.2))
     log = next(iter(sorted((path / "slurm").glob(f"{job}_*log.out"))), path / "slurm")
     tail = "\n".join(f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-40:]) if log.is_file() else ""
     return JobEnded.exit_code, f"pdslurm: {slurms_words(job, slurm)}; it did not write how it ended\n  log: {log}\n{tail}"

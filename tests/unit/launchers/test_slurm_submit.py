@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pdslurm import config as c
-from pdslurm.errors import ConfigError, Interrupted, PdslurmError, SlurmUnreachable
+from pdslurm.errors import ConfigError, Interrupted, PdslurmError, ResultsError, SlurmUnreachable
 from pdslurm.launchers import slurm_submit
 from pdslurm.launchers.slurm import carry_out
 from pdslurm.launchers.slurm_submit import check_request, find_or_submit, job_name
@@ -218,6 +218,17 @@ def test_the_job_that_is_there(
         (run / "slurm" / "job.json").write_text(note.replace('"own"', json.dumps(name)))
     assert find() == (expected if expected != "new" else str(len(known) + 1))
     assert len(slurm.calls("sbatch")) == (expected == "new")
+
+
+def test_a_folder_that_cannot_be_written(slurm: SlurmStandIn, run: Path, find: Find) -> None:
+    """A job in it can be watched, and none is submitted."""
+    (run / "slurm" / ".submit.lock").mkdir(parents=True)  # root may write into every folder
+    with pytest.raises(ResultsError, match=r"cannot be written \(Is a directory\); choose another with run_dir=…"):
+        find()
+    slurm.job("1", "RUNNING")
+    (run / "slurm" / "job.json").write_text('{"job_id": "1"}')
+    assert find() == "1"
+    assert slurm.calls("sbatch") == []
 
 
 def test_the_name_is_the_folder_s_own_and_wins(

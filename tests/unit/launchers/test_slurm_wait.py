@@ -116,8 +116,8 @@ def test_each_end_without_words(
     said: str, before: bool,
 ) -> None:  # fmt: skip
     """What the job wrote before Slurm queued it again is not how it ended."""
-    monkeypatch.setattr(slurm_wait, "FILES_S", 0.3)
-    monkeypatch.setattr(slurm_wait, "WORDS_S", 0.3)
+    monkeypatch.setattr(slurm_wait, "FILES_S", 0.05)
+    monkeypatch.setattr(slurm_wait, "WORDS_S", 0.05)
     if before:
         ends(exit_code=130, text="stopped by SIGTERM", may_go_on=True)
     reason = {"FAILED": "NonZeroExitCode", "TIMEOUT": "TimeLimit"}.get(word, "None")
