@@ -391,8 +391,9 @@ class Limits:
     agents_s: float = 120.0  # from srun to an agent on every node
     lost_s: float = 4.0  # a node whose agent is silent for so long is lost
     orphan_s: float = 15.0  # a node whose agent hears nothing of the driver for so long ends everything of the run there
-    wall_hours: float | None = None
+    wall_hours: float | None = None  # of all sessions of the run together, as gpu_hours
     gpu_hours: float | None = None
+    session_hours: float | None = None  # of one session: the same command again goes on
 
 
 @dataclass

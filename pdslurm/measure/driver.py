@@ -31,6 +31,7 @@ from pdslurm.measure.journal import Journal
 from pdslurm.measure.meter import Meter
 from pdslurm.measure.progress import Display
 from pdslurm.measure.record import blank_record
+from pdslurm.measure.resume import raw_files, set_broken_aside
 from pdslurm.measure.schedule import Load, Schedule, Turn
 from pdslurm.measure.watch import Watch
 from pdslurm.measure.what_ran import WhatRan
@@ -75,14 +76,25 @@ class Driver:
         plan = tasks.deployment.plan
         self.config, self.points, self.state = plan.config, plan.points, display.state
         self.outcome = Outcome()
-        self.schedule = Schedule(tasks, folder)
         self.journal = Journal(display, folder.path)
         self.watch = Watch(self.config, plan.gpus, processes, signals, self.journal)
+        self._look_over()
+        self.schedule = Schedule(tasks, folder)
         self.meter = Meter(self.config, folder, self.watch)
         self.what_ran = WhatRan(tasks.deployment, folder, self.watch, self.journal)
         self.client: BenchClient | None = None
         self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
         self.engines: dict[str, Any] = {}  # which load of a set runs now, as its records have it
+
+    def _look_over(self) -> None:
+        """Sets aside what earlier sessions, or who copied the folder, left broken, before anybody asks what is done."""
+        files = raw_files(self.folder, self.watch.usage.before, searching=self.config.workload.search.lowest is not None)
+        self.watch.usage.without_raw = "raw" not in files.present
+        arms = self.tasks.deployment.arms
+        tasks = (self.tasks.of(arm, point) for arm in arms for point in self.points)
+        planned = {self.folder.record_path(task.arm.arm.name, task.point.id, task.key) for task in tasks}
+        for sentence in set_broken_aside(files, planned):
+            self.journal.say(sentence)
 
     # --- the run
 
@@ -98,10 +110,12 @@ class Driver:
                 for n, load in enumerate(loads):
                     self.state.loads_left = sum(self._has_open(later) for later in loads[n:])
                     if self._has_open(load):
+                        self.watch.tick()  # what earlier sessions used up starts no engine
                         self._run_set(load)
             finally:
                 self.state.enter("stopping")
-                self.outcome.wall_s = time.monotonic() - self.watch.began
+                self.outcome.wall_s = self.watch.usage.now().seconds
+                self.watch.usage.note(every_s=0)
                 self.outcome.valid_in_folder, self.outcome.tried_in_folder = self.folder.valid_of_tried()
                 self.journal.event("stopping")
                 if self.signals.received:

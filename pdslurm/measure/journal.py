@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class Journal:
 
     def __init__(self, display: Display, folder: Path) -> None:
         self.display, self.folder = display, folder
+        self._end_cut_line()
 
     def say(self, text: str) -> None:
         self.display.line(text)
@@ -28,3 +30,10 @@ class Journal:
         entry = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": what, **more}
         with contextlib.suppress(OSError), (self.folder / EVENTS).open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+    def _end_cut_line(self) -> None:
+        """A session that was killed, or a folder that was copied meanwhile, leaves half a line: the next one gets a line of its own."""
+        with contextlib.suppress(OSError), (self.folder / EVENTS).open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

@@ -74,7 +74,7 @@ class Meter:
             metrics=metrics_of(result),
             telemetry=counted,
             distributions={"itl_ms": itls} if itls else {},
-            provenance={**record.provenance, "client": result},
+            provenance={**record.provenance, "bytes": self.folder.raw_bytes(record), "client": result},
             error=None if result.get("completed") else str(result.get("first_error") or "no request completed"),
         )
         found = checks(evidence_of(measured, read_columns(self.folder.beside_raw(record, "requests"))))

@@ -267,7 +267,7 @@ class Schedule:
     def _learn_saturated(self, record: Measurement) -> None:
         """What one of the instances of a plain arm did; nothing where no request was answered."""
         instances = next((arm.arm.topology.route for arm in self.arms if arm.arm.name == record.arm), None)
-        if instances and (rate := record.metrics["request_throughput_per_s"]):
+        if instances and (rate := record.metrics.get("request_throughput_per_s")):
             self.answers[record.arm, record.point["id"]] = Answers(rate / instances, record.metrics.get("mean_tpot_ms"))
 
     def _shows_a_miss(self, record: Measurement) -> bool:
@@ -278,9 +278,14 @@ class Schedule:
 
     def _meets_slo(self, record: Measurement) -> bool | None:
         """Whether the SLO's share of a measurement's requests was good, those left out that found a queue that began empty; None
-        where it has none. Raises ResultsError where the file of a valid measurement is gone."""
+        where it has none. Raises ResultsError where the file of a valid measurement is gone or cannot be read."""
         path = self.folder.beside_raw(record, "requests")
-        columns = read_columns(path)
+        try:
+            columns = read_columns(path)
+        except ResultsError:
+            if record.valid:
+                raise
+            columns = None
         if columns is None and record.valid:
             raise ResultsError(f"{path}: not a file of requests (it is not there)")
         ratio = slo_ratio(columns, vars(self.slo), self.slo.share) if columns else None

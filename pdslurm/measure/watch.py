@@ -15,6 +15,7 @@ from pdslurm.errors import Interrupted, LimitReached, ProcessDied
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.journal import Journal
 from pdslurm.measure.progress import State
+from pdslurm.measure.usage import Usage
 from pdslurm.node.processes import Processes
 from pdslurm.signals import SignalNote
 
@@ -38,9 +39,9 @@ class Watch:
 
     def __init__(self, config: Config, gpus: int, processes: Processes, signals: SignalNote, journal: Journal) -> None:
         """`gpus`: how many the run holds, for its limits in GPU-hours."""
-        self.limits, self.budget, self.gpus = config.limits, config.budget, gpus
+        self.limits, self.budget = config.limits, config.budget
         self.processes, self.signals, self.journal = processes, signals, journal
-        self.began = time.monotonic()
+        self.usage = Usage(journal.folder, gpus)
         self.polls: list[HealthPoll] = []  # of the engines and of the arm's routers
 
     @property
@@ -98,12 +99,6 @@ class Watch:
                 self.polls.remove(poll)
 
     def _check_limits(self) -> None:
-        hours = (time.monotonic() - self.began) / 3600
-        gpu_hours = hours * self.gpus
-        for field, limit, used in (
-            ("limits.wall_hours", self.limits.wall_hours, hours),
-            ("budget.gpu_hours", self.budget.gpu_hours, gpu_hours),
-            ("limits.gpu_hours", self.limits.gpu_hours, gpu_hours),
-        ):
-            if limit is not None and used > limit:
-                raise LimitReached(f"{field}={limit:g} is used up; run the same command again to go on")
+        self.usage.note()
+        if said := self.usage.used_up(self.limits, self.budget):
+            raise LimitReached(said)

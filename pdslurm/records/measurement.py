@@ -1,4 +1,4 @@
-"""A record's JSON in, a Measurement out: the one shape of a result, for each arm, point and repeat, and the names of what it holds.
+"""A measurement: the one shape of a result, for each arm, point and repeat, and the names of what it holds; record_file.py reads one.
 
 An unknown measurement is None, never 0."""
 
@@ -8,10 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from pdslurm.errors import ResultsError
 
 SCHEMA_VERSION = 3  # 1 had no checks and no distributions, 2 no demand; such a record is read as one that has none
 READABLE = (1, 2, SCHEMA_VERSION)
@@ -131,18 +128,3 @@ def is_unsteady(record: Measurement) -> bool:
     so its latencies are below those of a longer one: an SLO that was missed there is missed, and one that was met says nothing."""
     wrong = [check.name for check in record.checks if check.ok is False]
     return record.status == "done" and wrong == ["steady_state"]
-
-
-def load_record(path: Path) -> Measurement:
-    """Reads one record. Raises ResultsError naming the file when it is no record of a schema this version knows."""
-    try:
-        value = json.loads(path.read_text())
-        version = value.pop("schema_version")
-        if version not in READABLE:
-            known = f"{READABLE[0]} to {READABLE[-1]}"
-            raise ResultsError(f"{path}: schema_version={version}, this pdslurm reads {known}; use the version that wrote it")
-        value["invalid_reasons"] = tuple(value["invalid_reasons"])
-        value["checks"] = tuple(Check(**check) for check in value.get("checks", ()))
-        return Measurement(**value)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{path}: not a record of pdslurm ({type(error).__name__}: {error})") from error

@@ -1,9 +1,11 @@
-"""A path and what belongs into it in; a file that is whole, or none, out: it is written under a temporary name and renamed."""
+"""A path and what belongs into it in; a file that is whole, or none, out: it is written under a temporary name and renamed. A file
+that somebody else left broken is set aside by name."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any, TextIO
 from pdslurm.errors import ResultsError
 
 GZIP_LEVEL = 3  # files are written between two points, where time counts more than bytes
+BROKEN = ".broken"  # the end of a file's name that was set aside; the next of the same name ends in .broken-2
 RUN_AGAIN = "free space or fix permissions, then run again"
 
 
@@ -58,3 +61,12 @@ def cannot_write(path: Path, advice: str = RUN_AGAIN) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file that cannot be used, so that its bytes stay and its name is free; the new path. Raises ResultsError."""
+    names = itertools.chain([BROKEN], (f"{BROKEN}-{n}" for n in itertools.count(2)))
+    to = next(free for name in names if not os.path.lexists(free := path.with_name(path.name + name)))
+    with cannot_write(path):
+        path.rename(to)
+    return to

@@ -24,7 +24,8 @@ from analysis.load.frame import load_runs, only
 from analysis.load.request_files import FINE, reduce
 from analysis.stats import metrics, repeats
 from analysis.stats.repeats import evenly_spaced
-from pdslurm.records.measurement import METRICS, load_record
+from pdslurm.records.measurement import METRICS
+from pdslurm.records.record_file import load_record
 from tests.integration.test_analysis_figures import bars, line, points
 from tests.synthetic import ARMS, Setting, write
 from tests.unit.analysis.records_made import record

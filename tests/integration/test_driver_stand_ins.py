@@ -395,9 +395,12 @@ def test_what_ends_a_run(driver: Make, behave: dict[str, str], error: type[Pdslu
 
 def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: Make) -> None:
     made = driver(client="hang:256")
-    made.watch.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s
+    made.watch.usage.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s
     made.config.limits.gpu_hours = 4.0  # two GPUs
-    assert ending(made, LimitReached) == "limits.gpu_hours=4 is used up; run the same command again to go on"
+    assert ending(made, LimitReached) == (
+        "limits.gpu_hours=4 is used up (4 GPU-hours in this one); raise limits.gpu_hours and run the same command again to go on, "
+        f"or read what was measured: python -m analysis summary {made.folder.path}"
+    )
     kept = states(made)
     assert set(kept.values()) <= {"done"}, "the point that was running leaves no record"
     again = driver({"limits.wall_hours": 1.0}, client="hang:256")

@@ -53,7 +53,7 @@ def problems(config: Config) -> Iterator[str]:
     placeable = yield from topology.problems(config, shape)
     if len(placeable) == len(arms_of(config)):
         yield from attach.problems(config, placeable)
-    for limit in ("start_s", "point_s", "stop_s", "wall_hours", "gpu_hours"):
+    for limit in ("start_s", "point_s", "stop_s", "wall_hours", "gpu_hours", "session_hours"):
         value = getattr(config.limits, limit)
         if value is not None and value <= 0:
             yield f"limits.{limit}={value}: must be above 0"

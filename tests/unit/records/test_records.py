@@ -15,7 +15,8 @@ from pdslurm import config as c
 from pdslurm.errors import ResultsError
 from pdslurm.plan.deployment import Host, bind
 from pdslurm.plan.plan import build_plan
-from pdslurm.records.measurement import Check, Measurement, content_key, load_record, metrics_of
+from pdslurm.records.measurement import Check, Measurement, content_key, metrics_of
+from pdslurm.records.record_file import load_record
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import write_json
 from tests.made import keys_of
@@ -25,7 +26,10 @@ VERSIONS = {"vllm": "0.32.0", "nixl": "1.5.1"}
 
 
 def record(**changes: Any) -> Measurement:
-    point = {"id": "i64-o32-rinf-cinf-rep0", "input_len": 64}
+    point = {
+        "id": "i64-o32-rinf-cinf-rep0", "input_len": 64, "output_len": 32, "request_rate": None, "max_concurrency": None,
+        "num_prompts": 4, "repeat": 0, "seed": 7, "sweeps": ["all"],
+    }  # fmt: skip
     made = Measurement(
         key="0123456789abcdef", run="demo", arm="route_2", source="measured", status="done", valid=True, invalid_reasons=(),
         point=point, arm_info={}, started_at="2026-11-20T08:00:00Z", wall_s=1.0, completed=4, metrics={"mean_ttft_ms": None},
