@@ -117,10 +117,12 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.command == "withdraw":
         return withdraw(arguments)
     from analysis.load.frame import load_runs
+    from analysis.load.notes import say
     from analysis.load.setup import parse_across
     from analysis.stats.repeats import strict
 
     frame = load_runs(arguments.runs, parse_across(arguments.across), deep=arguments.deep)
+    say(frame)
     return of_frame(arguments, strict(frame) if arguments.strict else frame)
 
 

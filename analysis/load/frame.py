@@ -9,7 +9,7 @@ workload sets no bound; a length of 0 is the data set's own."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import setup, withdrawal
-from analysis.load.recheck import Judged, judge_records
+from analysis.load import notes, setup, withdrawal
+from analysis.load.recheck import UNEXPECTED, Judged, judge_records
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
     METRICS,
@@ -31,6 +31,7 @@ from pdslurm.records.measurement import (
     is_unsteady,
     ttft_shares,
 )
+from pdslurm.records.record_file import NoRecord
 from pdslurm.records.run_folder import RunFolder
 
 SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
@@ -75,21 +76,38 @@ class RunRecords:
 def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = False) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
-    A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does.
-    `deep` compares the raw files, too. Raises
-    ResultsError when a folder is missing or holds no record, or a record cannot be read, or records differ in their model, GPU
-    or engine and `across` does not name that."""
+    A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does. `deep` compares
+    the raw files, too. What cannot be read is left out, and `analysis.load.notes` says so of the frame. Raises ResultsError when a folder is missing or holds no record
+    that can be read, or records differ in their model, GPU or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
-    judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep)
-    rows = [row(each) for each in judged if not is_smoke(each.record)]
-    if judged and not rows:
+    passed: list[NoRecord] = []
+    judged = judge_records(
+        ((path, item.folder) for item in found.values() for path in item.records), deep=deep, passed=passed
+    )
+    results = [each for each in judged if not is_smoke(each.record)]
+    if judged and not results:
         raise ResultsError(f"{', '.join(map(str, runs))}: workload={SMOKE} measures nothing; there are no other records there")
+    rows = list(_rows(results, passed))
+    if not rows:
+        raise ResultsError(f"none of {len(passed)} records can be read: {notes.named([f'{e.path} ({e.why})' for e in passed])}")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype(dict.fromkeys(NUMBERS, float) | {"valid": bool, "stored_valid": bool})
     frame = frame.assign(withdrawn=_withdrawn(frame))
     frame = frame.drop_duplicates(list(SAME)).reset_index(drop=True)
     setup.refuse_mixed(frame, IDENTITY, across)
+    kept = set(frame["path"])
+    frame.attrs[notes.NOTES] = notes.notes(
+        [each for each in judged if str(each.path) in kept], passed, [item.folder for item in found.values()]
+    )
     return frame
+
+
+def _rows(judged: Iterable[Judged], passed: list[NoRecord]) -> Iterator[dict[str, Any]]:
+    for each in judged:
+        try:
+            yield row(each)
+        except UNEXPECTED as error:
+            passed.append(NoRecord(each.path, f"it holds what is not expected there: {type(error).__name__}: {error}"))
 
 
 def _withdrawn(frame: pd.DataFrame) -> pd.Series[str]:
@@ -142,7 +160,7 @@ def one_run(path: Path) -> RunRecords:
 
 def _walk(run: Path) -> Iterator[RunRecords]:
     for place, folders, _ in os.walk(run):
-        if "points" in folders and (records := sorted(Path(place).glob(RECORDS))):
+        if "points" in folders and (records := RunFolder(Path(place)).record_files()):
             yield RunRecords(Path(place), tuple(records))
             folders.clear()
         folders[:] = sorted(name for name in folders if name not in SKIPPED and not name.startswith("."))
@@ -155,19 +173,16 @@ def _advice(run: Path) -> str:
 
 
 def row(judged: Judged) -> dict[str, Any]:
-    """One row of the frame. Raises ResultsError naming the file when the record lacks a part of its point."""
+    """One row of the frame."""
     record, path, folder = judged.record, judged.path, judged.folder
     point = record.point
-    try:
-        setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
-        identity = {
-            "start": point.get("start", 0),
-            "repeat": point["repeat"],
-            "seed": point["seed"],
-            "sweeps": tuple(point["sweeps"]),
-        }
-    except KeyError as error:
-        raise ResultsError(f"{path}: the record's point has no {error}; measure it again with this version of pdslurm") from error
+    setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
+    identity = {
+        "start": point.get("start", 0),
+        "repeat": point["repeat"],
+        "seed": point["seed"],
+        "sweeps": tuple(point["sweeps"]),
+    }
     for bound in ("request_rate", "max_concurrency"):
         setting[bound] = float("inf") if setting[bound] is None else setting[bound]
     return {

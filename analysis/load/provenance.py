@@ -1,6 +1,6 @@
 """A run folder in, what it says of itself beside its records out: configuration, plan, fairness, versions, state.
 
-A file that is not there is None (an older run, or one copied in part); one that cannot be read is an error."""
+A file that is not there is None (an older run, or one copied in part), and so is one that cannot be read; `problems` names it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pdslurm.errors import ResultsError
 from pdslurm.records.command_line import options
 
 NAMES = ("config.yaml", "plan.json", "fairness.json", "versions.json", "nodes.json", "state.json", "events.jsonl")
@@ -53,39 +52,38 @@ class Provenance:
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """config.yaml as plain values."""
-        import yaml
+        return self._read("config.yaml")[0]
 
-        text = self._text("config.yaml")
-        try:
-            value = None if text is None else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ResultsError(f"{self.path / 'config.yaml'}: not YAML ({error})") from error
-        if value is not None and not isinstance(value, dict):
-            raise ResultsError(f"{self.path / 'config.yaml'}: no configuration; it holds a {type(value).__name__}")
-        return value
+    def problems(self) -> tuple[str, ...]:
+        """Each of NAMES that is there and cannot be read, with the reason: the run was cut off, or copied, while it was written."""
+        found = ((name, self._read(name)[1]) for name in NAMES if name != "events.jsonl" and (self.path / name).exists())
+        return tuple(f"{self.path / name} ({why})" for name, why in found if why)
 
     def present(self) -> tuple[Path, ...]:
         """Those of NAMES that are there."""
         return tuple(self.path / name for name in NAMES if (self.path / name).is_file())
 
-    def _text(self, name: str) -> str | None:
-        try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ResultsError(f"{self.path / name}: cannot be read ({error})") from error
-
     def _json(self, name: str) -> dict[str, Any] | None:
-        text = self._text(name)
-        if text is None:
-            return None
+        return self._read(name)[0]
+
+    def _read(self, name: str) -> tuple[dict[str, Any] | None, str]:
+        """What a file holds, and why it cannot be read: empty where it can, or is not there."""
         try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ResultsError(
-                f"{self.path / name}: not JSON ({error}); the run was cut off while it wrote, or it was edited"
-            ) from error
-        if not isinstance(value, dict):
-            raise ResultsError(f"{self.path / name}: an object is expected, it holds a {type(value).__name__}")
-        return value
+            value = _parsed(name, (self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None, ""
+        except (OSError, ValueError, RecursionError) as error:
+            return None, " ".join(str(error).split())
+        return (value, "") if isinstance(value, dict) else (None, f"it holds a {type(value).__name__}, not an object")
+
+
+def _parsed(name: str, text: str) -> Any:
+    """Raises ValueError."""
+    if not name.endswith(".yaml"):
+        return json.loads(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sqlite3
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,8 @@ import pdslurm.validity
 from pdslurm.bench.result_files import itl_histogram, request_rows, with_latencies
 from pdslurm.errors import ResultsError
 from pdslurm.records.good_requests import Requests, read_columns
-from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement, load_record
+from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement
+from pdslurm.records.record_file import NoRecord, load_record
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.validity.checks import unverified
 from pdslurm.validity.recheck import disagreement, recheck
@@ -32,6 +34,7 @@ from pdslurm.validity.recheck import disagreement, recheck
 ROUNDED_MS = 0.05  # a latency is a sum of times that the raw file holds to 1 µs
 MAX_MOVED = 0.05  # of the gaps: the record's bins were made before times were rounded for the raw file
 RULES = Path(pdslurm.validity.__file__).parent
+UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of a record whose parts have other types
 CACHE = "pdslurm-checks.sqlite"
 
 
@@ -51,12 +54,21 @@ class Judged:
         return unverified(self.record.checks)
 
 
-def judge_records(files: Iterable[tuple[Path, Path]], *, deep: bool = False) -> list[Judged]:
+def judge_records(
+    files: Iterable[tuple[Path, Path]], *, deep: bool = False, passed: list[NoRecord] | None = None
+) -> list[Judged]:
     """Every (record file, run folder), judged. Records that share what two measurements cannot share are invalid, each with the
     other's name. `deep` compares request lines and gaps between chunks
-    with the raw files, too. Raises ResultsError for a record that cannot be read."""
+    with the raw files, too. What is no record is added to `passed`, and raises NoRecord where there is no such list."""
+    found = []
     with _Cache() as known:
-        found = [_judged(path, folder, known) for path, folder in files]
+        for path, folder in files:
+            try:
+                found.append(_judged(path, folder, known))
+            except NoRecord as error:
+                if passed is None:
+                    raise
+                passed.append(error)
     found = [_with_raw(each) for each in found] if deep else found
     return list(_with_doubles(found))
 
@@ -67,7 +79,10 @@ def _judged(path: Path, folder: Path, known: _Cache) -> Judged:
     digest = _digest(lines)
     key = hashlib.blake2b(f"{rules_digest()} {_digest(path)} {digest}".encode(), digest_size=16).hexdigest()
     if (kept := known.get(key)) is None:
-        today = recheck(stored, _columns(lines))
+        try:
+            today = recheck(stored, _columns(lines))
+        except UNEXPECTED as error:
+            raise NoRecord(path, f"its evidence cannot be judged: {type(error).__name__}: {error}") from error
         known.put(key, today)
     else:
         today = replace(stored, **kept)
@@ -93,7 +108,7 @@ def _with_raw(judged: Judged) -> Judged:
         raw = json.loads(gzip.decompress((judged.folder / str(record.provenance.get("raw"))).read_bytes()))
         made = [[_number(cell) for cell in row] for row in request_rows(with_latencies(raw))]
         bins = itl_histogram(raw)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, *UNEXPECTED) as error:
         said = f"the raw file cannot be read ({type(error).__name__})"
         return replace(judged, record=replace(record, checks=(*record.checks, Check("raw", None, said, unverified=True))))
     wrong = []

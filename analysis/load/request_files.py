@@ -5,6 +5,7 @@ Files are read one at a time and reduced at once, so that memory does not grow w
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read(path: Path) -> Mapping[str, Column]:
         cells = np.array(body.replace(b"\r", b"").rstrip(b"\n").replace(b"\n", b",").split(b",") if body else [], dtype=bytes)
         cells = np.where(cells == b"", b"nan", cells)
         table = cells.astype(np.float64).reshape(-1, len(names))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ResultsError(f"{path}: not a file of requests ({type(error).__name__}: {error})") from error
     if missing := set(REQUEST_COLUMNS) - set(names):
         raise ResultsError(f"{path}: has no column {sorted(missing)[0]}; a file of requests has {', '.join(REQUEST_COLUMNS)}")

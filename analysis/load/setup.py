@@ -97,8 +97,8 @@ def _named(folder: Path) -> tuple[tuple[str, str | None], ...]:
 def _sessions(path: Path) -> list[Mapping[str, Any]]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        return list(value.get("sessions") or [value])
-    except (OSError, ValueError, AttributeError):
+        return [session for session in value.get("sessions") or [value] if isinstance(session, dict)]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return []
 
 

@@ -35,17 +35,23 @@ def of_config(path: Path) -> Slo | None:
     no YAML parser.) None where there is no such key, or no bound under it."""
     if not path.is_file():
         return None
-    block = re.search(r"^slo:\n((?: +.*\n?)+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    block = re.search(r"^slo:\n((?: +.*\n?)+)", _whole_lines(path), re.MULTILINE)
     lines = re.findall(r"^  (\w+_ms): (\S+)$", block[1], re.MULTILINE) if block else []
     given = [(name, value) for name, value in lines if value not in ("null", "~")]
     return checked(given, str(path)) if given else None
+
+
+def _whole_lines(path: Path) -> str:
+    """The text up to its last whole line: half a number at the end of a file that was cut short would be another number."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1]
 
 
 def scalar_of_runs(folders: Iterable[str], block: str, name: str) -> str | None:
     """`name` under `block` in the first run's config.yaml that has it; None where none has, or it is null."""
     for folder in folders:
         path = Path(folder) / "config.yaml"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = _whole_lines(path) if path.is_file() else ""
         found = re.search(rf"^{block}:\n(?: +.*\n)*?  {name}: (\S+)$", text, re.MULTILINE)
         if found and found[1] not in ("null", "~"):
             return found[1]

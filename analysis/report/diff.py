@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.load import notes
 from analysis.load.frame import SETTING, load_runs, one_run
 from analysis.load.provenance import Provenance, option_texts
 from analysis.report.summary import aligned, cell_text, number_text
@@ -47,6 +48,8 @@ def diff(first: Path, second: Path, *, strict: bool = False) -> str:
     """The whole text. Raises ResultsError when a path is not exactly one run's folder. `strict`: what is unverified is invalid."""
     a, b = (Provenance(one_run(path).folder) for path in (first, second))
     frames = [load_runs([run.path]) for run in (a, b)]
+    for frame in frames:
+        notes.say(frame)
     out = [f"{name}: {run.path}{_withdrawn(frame)}" for name, run, frame in zip("AB", (a, b), frames, strict=True)]
     for heading, found in (
         ("configuration (config.yaml)", between(a.config, b.config, skipped=PLACE)),

@@ -19,7 +19,8 @@ from analysis.load.provenance import Provenance, option_texts
 from analysis.report.csv_table import to_csv
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
-from pdslurm.records.measurement import STATISTICS, Measurement, content_key, load_record
+from pdslurm.records.measurement import STATISTICS, Measurement, content_key
+from pdslurm.records.record_file import load_record
 from pdslurm.records.whole_file import write_text
 
 ADVICE = "choose another --out"

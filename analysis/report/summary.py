@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.load import slo
+from analysis.load import notes, slo
 from analysis.load.frame import SETTING
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
@@ -163,7 +163,7 @@ def grounds(used: pd.DataFrame, interest: float = INTEREST) -> str:
 
 def evidence(judged: pd.DataFrame, used: pd.DataFrame) -> list[str]:
     """Sentences on what the numbers stand on: valid measurements, repeats, source and cautions."""
-    sentences = [f"{repeats.left_out_text(judged)}."]
+    sentences = [f"{repeats.left_out_text(judged)}.", *(f"{note[0].upper()}{note[1:]}." for note in notes.sentences(judged))]
     if len(used) < len(judged):
         reasons = repeats.reasons(judged)
         said = [f"{reason} ({count})" for reason, count in list(reasons.items())[:MOST_REASONS]]

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
 from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.records.whole_file import write_json, write_text
+from pdslurm.records.whole_file import set_aside, write_json, write_text
 from pdslurm.signals import SignalNote
 
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
@@ -156,13 +157,25 @@ def write_session(path: Path, facts: Mapping[str, Any]) -> None:
     """`facts` of the session that begins now, beside those of the sessions before: `sessions`, the newest last, each with its
     `started_at`. The newest one's stand above too, where a file of one session has them. A record belongs to the last session that
     began before it."""
-    try:
-        before = json.loads(path.read_text())
-        sessions = before.get("sessions") or [before]
-    except (OSError, ValueError, AttributeError):
-        sessions = []
+    sessions = earlier_facts(path)
     now = {"started_at": _now(), **facts}
     write_json(path, {**now, "sessions": [*sessions, now]})
+
+
+def earlier_facts(path: Path) -> list[dict[str, Any]]:
+    """What the sessions before wrote into the file. One that cannot be read is set aside by name, so that nothing of it is lost."""
+    if not os.path.lexists(path):
+        return []
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        sessions = before.get("sessions") or [before]
+        if all(isinstance(session, dict) for session in sessions):
+            return list(sessions)
+        why = "its sessions are no objects"
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        why = str(error)
+    print(f"pdslurm: {path} cannot be read ({why}); pdslurm set it aside as {set_aside(path).name}", file=sys.stderr)
+    return []
 
 
 def plan_state(plan: Plan) -> State:

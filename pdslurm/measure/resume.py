@@ -12,8 +12,8 @@ from pdslurm.errors import ResultsError
 from pdslurm.measure.usage import Session
 from pdslurm.records.good_requests import read_columns
 from pdslurm.records.measurement import Measurement
-from pdslurm.records.record_file import NoRecord
-from pdslurm.records.run_folder import RAW_ENDS, RunFolder, kind, named_kind
+from pdslurm.records.record_file import NoRecord, named_kind
+from pdslurm.records.run_folder import RAW_ENDS, RunFolder, kind
 from pdslurm.records.whole_file import set_aside
 
 WORDS = {"raw": "raw file", "requests": "request file"}
@@ -70,8 +70,9 @@ def set_broken_aside(files: RawFiles, planned: Collection[Path]) -> list[str]:
 def _problem(path: Path, found: Measurement | NoRecord, files: RawFiles) -> str | None:
     if isinstance(found, NoRecord):
         return f"is no record that pdslurm can read ({found.why})"
-    if kind(found) != (named := named_kind(path)):
-        return f"is {kind(found)} by what is in it and {named} by its name"
+    if kind(found) != (named := named_kind(found, path)):
+        by_name = "no record's" if named == "other" else f"that of one that is {named}"
+        return f"is a record that is {kind(found)}, and its name is {by_name}"
     if named == "valid" and (why := files.problem(found)):
         return f"cannot be followed to what was measured ({why})"
     return None

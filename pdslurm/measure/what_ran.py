@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from pdslurm.plan.deployment import BoundSet, Deployment
 from pdslurm.plan.fairness import Compared, as_json, compare, differences, values_text
 from pdslurm.plan.what_ran import UNKNOWN, Told, compare_told
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.records.whole_file import write_json
+from pdslurm.records.shapes import misfit
+from pdslurm.records.whole_file import set_aside, write_json
 
 TIMEOUT_S = 10.0  # /server_info, where it is open, collects the facts of its host for seconds
 Facts = Mapping[str, Mapping[str, str]]  # engine → fact → value
@@ -74,9 +76,15 @@ def fairness_json(compared: Sequence[Compared], found: Sequence[Compared], told:
 
 
 def told_before(folder: RunFolder, deployment: Deployment) -> dict[str, Facts]:
-    """What fairness.json has of the sets of this run; empty where there is none that can be read."""
+    """What fairness.json has of the sets of this run; empty where there is none. One that cannot be read is set aside by name."""
+    path = folder.path / "fairness.json"
     try:
-        told = json.loads((folder.path / "fairness.json").read_text())["resolved"]
-        return {bound.set.name: told[bound.set.name] for bound in deployment.sets if bound.set.name in told}
-    except (OSError, ValueError, KeyError, TypeError):
+        told = json.loads(path.read_text(encoding="utf-8")).get("resolved") or {}
+        if not (why := misfit(told, Mapping[str, Mapping[str, Mapping[str, str]]], "resolved")):
+            return {bound.set.name: told[bound.set.name] for bound in deployment.sets if bound.set.name in told}
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        why = str(error)
+    print(f"pdslurm: {path} cannot be read ({why}); pdslurm set it aside as {set_aside(path).name}", file=sys.stderr)
+    return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import statistics
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def read_columns(path: Path) -> Requests | None:
         return parse_columns(gzip.decompress(path.read_bytes()).decode("ascii"))
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ResultsError(f"{path}: not a file of requests ({type(error).__name__}: {error})") from error
 
 

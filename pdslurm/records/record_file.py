@@ -32,7 +32,8 @@ def load_record(path: Path) -> Measurement:
     value = _object(path)
     version = value.pop("schema_version", None)
     if type(version) is not int or version not in READABLE:
-        raise NoRecord(path, f"its schema_version is {version}, and this pdslurm reads {READABLE[0]} to {READABLE[-1]}")
+        known = f"{READABLE[0]} to {READABLE[-1]}"
+        raise NoRecord(path, f"schema_version={version!r}, this pdslurm reads {known}; use the version that wrote it")
     if why := _problem(value):
         raise NoRecord(path, why)
     value["invalid_reasons"] = tuple(value["invalid_reasons"])
@@ -44,9 +45,18 @@ def load_record(path: Path) -> Measurement:
 
 
 def is_named(record: Measurement, path: Path) -> bool:
-    """Whether the file's name and its folder are those of the record: a copy under another name is none of that point."""
-    stem = re.escape(f"{record.point['id']}-{record.key}")
-    return path.parent.name == record.arm and re.fullmatch(rf"{stem}(\.failed|\.invalid(-\d+)?)?\.json", path.name) is not None
+    """Whether the file's folder and the beginning of its name are those of the record."""
+    return path.parent.name == record.arm and re.match(rf"{_stem(record)}(?![0-9A-Za-z_])", path.name) is not None
+
+
+def named_kind(record: Measurement, path: Path) -> str:
+    """What a record's name says that it is: valid, invalid or failed; "other" of a name that pdslurm gives no record."""
+    end = re.fullmatch(rf"{_stem(record)}(?:\.(failed|invalid)(?:-\d+)?)?\.json", path.name)
+    return "other" if end is None else end[1] or "valid"
+
+
+def _stem(record: Measurement) -> str:
+    return re.escape(f"{record.point['id']}-{record.key}")
 
 
 def _object(path: Path) -> dict[str, Any]:

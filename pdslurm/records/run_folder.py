@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pdslurm.records.measurement import Measurement
-from pdslurm.records.record_file import NoRecord, load_record
+from pdslurm.records.record_file import NoRecord, load_record, named_kind
 from pdslurm.records.whole_file import BROKEN, write_json
 
 INVALID = tuple("invalid" if n == 1 else f"invalid-{n}" for n in range(1, 100))  # the ends of records that were tried again
@@ -111,12 +111,6 @@ class RunFolder:
         return [found for _, found in self.read() if isinstance(found, NoRecord)]
 
 
-def named_kind(path: Path) -> str:
-    """What a record's name says that it is: valid, invalid or failed."""
-    end = path.name.split(".")[-2]
-    return "invalid" if end in INVALID else "failed" if end == "failed" else "valid"
-
-
 def kind(record: Measurement) -> str:
     """What a record is by its content: valid, invalid or failed."""
     return "failed" if record.status == "failed" else "valid" if record.valid else "invalid"
@@ -135,7 +129,7 @@ def _kind_of(path: Path) -> str:
 def _read_kind(path: Path, stamp: tuple[int, int, int]) -> str:
     """`stamp` changes with the file, so that each is read once."""
     try:
-        found = kind(load_record(path))
+        record = load_record(path)
     except NoRecord:
         return ""
-    return found if found == named_kind(path) else ""
+    return kind(record) if kind(record) == named_kind(record, path) else ""

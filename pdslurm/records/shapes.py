@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Required, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 Numbers = Mapping[str, float | None]
 WORDS = {
@@ -15,18 +15,23 @@ WORDS = {
 }  # fmt: skip
 
 
-class Point(TypedDict, total=False):
+class Setting(TypedDict):
+    """What every Measurement.point has."""
+
+    id: str
+    input_len: int
+    output_len: int
+    request_rate: float | None
+    max_concurrency: int | None
+    num_prompts: int
+    repeat: int
+    seed: int
+    sweeps: list[str]
+
+
+class Point(Setting, total=False):
     """Measurement.point."""
 
-    id: Required[str]
-    input_len: Required[int]
-    output_len: Required[int]
-    request_rate: Required[float | None]
-    max_concurrency: Required[int | None]
-    num_prompts: Required[int]
-    repeat: Required[int]
-    seed: Required[int]
-    sweeps: Required[list[str]]
     start: int
     load: str
     duration_s: float | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from pdslurm.errors import ResultsError
 from pdslurm.plan.deployment import Host, bind
 from pdslurm.plan.plan import build_plan
 from pdslurm.records.measurement import Check, Measurement, content_key, metrics_of
-from pdslurm.records.record_file import load_record
+from pdslurm.records.record_file import NoRecord, load_record
 from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.shapes import misfit
 from pdslurm.records.whole_file import write_json
+from tests.broken import RECORDS, broken
 from tests.made import keys_of
 
 MakeConfig = Callable[..., c.Config]
@@ -139,22 +142,39 @@ def test_files_beside_the_raw_one(tmp_path: Path) -> None:
     assert folder.beside_raw(made, "timeline") == tmp_path / f"{raw}.timeline.csv.gz"
 
 
+@pytest.mark.parametrize("kind", RECORDS)
+def test_what_is_no_record_says_why_and_hides_no_other(tmp_path: Path, kind: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save(record(arm="a"))
+    said = broken(path := folder.save(record(arm="b")), kind)
+    with pytest.raises(NoRecord) as caught:
+        load_record(path)
+    assert said in caught.value.why
+    assert str(caught.value) == f"{path} is no record that pdslurm can read ({caught.value.why})"
+    assert [found.arm for found in folder.records()] == ["a"]
+    assert [(found.path, found.why) for found in folder.unreadable()] == [(path, caught.value.why)]
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (copied.path, copied.why) == (path, caught.value.why)
+
+
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("value", "type_", "said"),
     [
-        ("", "JSONDecodeError"),
-        ('{"schema_version": 1}', "KeyError: 'invalid_reasons'"),
-        ('{"schema_version": 99}', "schema_version=99, this pdslurm reads 1 to 3; use the version that wrote it"),
-        ('{"schema_version": 1, "invalid_reasons": [], "more": 1}', "TypeError"),
-        ("[]", "TypeError"),
+        (1, float, None),
+        (None, float | None, None),
+        ([1, 2.5], list[float], None),
+        ([1, "x"], tuple[float, ...], "m[1] is a text, not a number"),
+        ({"a": None}, Mapping[str, float | None], None),
+        ({"a": True}, Mapping[str, float | None], "m.a is true or false, not a number"),
+        ({"a": [{"b": "any"}]}, Mapping[str, list[Mapping[str, Any]]], None),
+        ({"a": [3]}, Mapping[str, list[Mapping[str, Any]]], "m.a[0] is a whole number, not an object"),
+        ({}, list[str], "m is an object, not a list"),
+        (3, Mapping[str, Any] | None, "m is a whole number, not an object"),
+        (2.0, int, "m is a number, not a whole number"),
     ],
 )
-def test_what_is_no_record(tmp_path: Path, text: str, why: str) -> None:
-    path = tmp_path / "bad.json"
-    path.write_text(text)
-    with pytest.raises(ResultsError, match=why) as caught:
-        load_record(path)
-    assert str(path) in str(caught.value)
+def test_a_value_of_json_and_its_type(value: Any, type_: Any, said: str | None) -> None:
+    assert misfit(value, type_, "m") == said
 
 
 # --- metrics

@@ -57,7 +57,7 @@ def test_load_finds_runs_below_a_folder_and_counts_none_twice(tmp_path: Path) ->
         (["run/points/arm/"], "no records; looked for"),
         (["run/state.json"], "The run was started but no point has ended yet: see state.json and logs/"),
         (["run"], "a file; give the run folder"),
-        (["run/points/arm/x.json"], "x.json: not a record of pdslurm"),
+        (["run/points/arm/x.json"], "none of 1 records can be read: "),
     ],
 )
 def test_load_says_what_it_looked_for(tmp_path: Path, made: list[str], text: str) -> None:
@@ -77,7 +77,7 @@ def test_load_names_a_record_without_its_point(tmp_path: Path) -> None:
     value = json.loads(path.read_text())
     del value["point"]["input_len"]
     path.write_text(json.dumps(value))
-    with pytest.raises(ResultsError, match="point has no 'input_len'; measure it again"):
+    with pytest.raises(ResultsError, match=r"none of 1 records can be read: .*\(point has no input_len\)"):
         load_runs([tmp_path])
 
 
