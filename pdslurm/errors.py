@@ -78,7 +78,7 @@ class PointFailed(PdslurmError):
 
 
 class LimitReached(PdslurmError):
-    """`limits.wall_hours`, `limits.gpu_hours` or `budget.gpu_hours` is used up by all sessions, or `limits.session_hours` by this."""
+    """A limit of hours or GPU-hours is used up by all sessions of the run, or `limits.session_hours` by this one."""
 
     exit_code = 6
 

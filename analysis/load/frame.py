@@ -77,13 +77,11 @@ def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = 
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
     A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does. `deep` compares
-    the raw files, too. What cannot be read is left out, and `analysis.load.notes` says so of the frame. Raises ResultsError when a folder is missing or holds no record
-    that can be read, or records differ in their model, GPU or engine and `across` does not name that."""
+    the raw files, too. What cannot be read is left out, and `analysis.load.notes` says so of the frame. Raises ResultsError when a
+    folder is missing or holds no record that can be read, or records differ in their model, GPU or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     passed: list[NoRecord] = []
-    judged = judge_records(
-        ((path, item.folder) for item in found.values() for path in item.records), deep=deep, passed=passed
-    )
+    judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep, passed=passed)
     results = [each for each in judged if not is_smoke(each.record)]
     if judged and not results:
         raise ResultsError(f"{', '.join(map(str, runs))}: workload={SMOKE} measures nothing; there are no other records there")

@@ -54,9 +54,7 @@ class Judged:
         return unverified(self.record.checks)
 
 
-def judge_records(
-    files: Iterable[tuple[Path, Path]], *, deep: bool = False, passed: list[NoRecord] | None = None
-) -> list[Judged]:
+def judge_records(files: Iterable[tuple[Path, Path]], *, deep: bool = False, passed: list[NoRecord] | None = None) -> list[Judged]:
     """Every (record file, run folder), judged. Records that share what two measurements cannot share are invalid, each with the
     other's name. `deep` compares request lines and gaps between chunks
     with the raw files, too. What is no record is added to `passed`, and raises NoRecord where there is no such list."""

@@ -32,7 +32,7 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
     def _end_cut_line(self) -> None:
-        """A session that was killed, or a folder that was copied meanwhile, leaves half a line: the next one gets a line of its own."""
+        """A session that was killed, or a folder that was copied meanwhile, leaves half a line; the next gets one of its own."""
         with contextlib.suppress(OSError), (self.folder / EVENTS).open("rb+") as file:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

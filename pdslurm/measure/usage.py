@@ -1,6 +1,6 @@
 """A run's folder in; how many hours and GPU-hours its sessions used, out, and whether a limit of them is used up.
 
-Each session adds lines to a file of its own, so that one that is killed loses seconds, and two copies of a folder can be put together."""
+Each session adds lines to a file of its own: one that is killed loses seconds, and copies of a folder can be put together."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class Usage:
         """What to say of the first limit that is used up; None where none is."""
         now, hours, gpu_hours = self.now(), "hours", "gpu_hours"
         if limits.session_hours is not None and now.hours > limits.session_hours:
-            return f"limits.session_hours={limits.session_hours:g}: this session's time is over; run the same command again to go on"
+            return (
+                f"limits.session_hours={limits.session_hours:g}: this session's time is over; run the same command again to go on"
+            )
         for field, limit, unit in (
             ("limits.wall_hours", limits.wall_hours, hours),
             ("budget.gpu_hours", budget.gpu_hours, gpu_hours),
@@ -83,15 +85,12 @@ class Usage:
     def _shares(self, earlier: float, mine: float, unit: str) -> str:
         word = "h" if unit == "hours" else "GPU-hours"
         count = len(self.before)
-        before = f"{earlier:.3g} {word} in {count} earlier session{'s' if count > 1 else ''}, " if count else ""
-        return f"{before}{mine:.3g} {word} in this one"
+        before = f"{round(earlier, 3):g} {word} in {count} earlier session{'s' if count > 1 else ''}, " if count else ""
+        return f"{before}{round(mine, 3):g} {word} in this one"
 
     def _advice(self, field: str) -> str:
-        return f"raise {field} and run the same command again to go on, or read what was measured: python -m analysis summary {self.run}"
-
-    @property
-    def run(self) -> Path:
-        return self.path.parents[1]
+        read = f"python -m analysis summary {self.path.parents[1]}"
+        return f"raise {field} and run the same command again to go on, or read what was measured: {read}"
 
 
 def earlier_sessions(folder: Path) -> tuple[Session, ...]:

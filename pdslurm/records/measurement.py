@@ -1,4 +1,4 @@
-"""A measurement: the one shape of a result, for each arm, point and repeat, and the names of what it holds; record_file.py reads one.
+"""The one shape of a result, for each arm, point and repeat, and the names of what it holds; record_file.py reads one.
 
 An unknown measurement is None, never 0."""
 

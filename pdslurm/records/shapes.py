@@ -10,9 +10,8 @@ from types import NoneType, UnionType
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 Numbers = Mapping[str, float | None]
-WORDS = {
-    dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null",
-}  # fmt: skip
+WORDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+WORDS[NoneType] = "null"
 
 
 class Setting(TypedDict):
@@ -138,7 +137,9 @@ def plain_types(kind: Any) -> frozenset[Any]:
     """The types of texts, numbers, true, false and null that `kind` allows, Any for Any; empty for what is made of others."""
     if get_origin(kind) in (Union, UnionType):
         return frozenset().union(*map(plain_types, get_args(kind)))
-    return frozenset((int, float)) if kind is float else frozenset([kind]) if kind in (str, bool, int, NoneType, Any) else frozenset()
+    return (
+        frozenset((int, float)) if kind is float else frozenset([kind]) if kind in (str, bool, int, NoneType, Any) else frozenset()
+    )
 
 
 @cache

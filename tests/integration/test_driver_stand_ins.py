@@ -7,6 +7,8 @@ import functools
 import gzip
 import json
 import os
+import random
+import shutil
 import signal
 import sys
 import threading
@@ -408,6 +410,24 @@ def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: M
     assert [again.tasks.of(arm, point).key for point in points] == [made.tasks.of(arm, point).key for point in points]
 
 
+def test_what_earlier_sessions_used_up_starts_no_engine(driver: Make) -> None:
+    first = driver(client="hang:256")
+    first.watch.usage.began -= 3600
+    first.config.limits.wall_hours = 1.0
+    assert ending(first, LimitReached).startswith("limits.wall_hours=1 is used up (1 h in this one); ")
+    before = logs(first)
+    again = driver({"limits.wall_hours": 1.0})
+    assert ending(again, LimitReached).startswith(
+        "limits.wall_hours=1 is used up (1 h in 1 earlier session, 0 h in this one); raise "
+    )
+    assert logs(again) == before
+    raised = driver({"limits.wall_hours": 1.1, "limits.session_hours": 0.1})
+    assert raised.run().failed == 0
+    assert raised.schedule.left() == 0
+    done = driver({"limits.wall_hours": 1.0})
+    assert done.run().measured == 0, "what is done needs no hour"
+
+
 @pytest.mark.parametrize(("times", "stop_s", "low", "high"), [(1, 0.5, 0.5, 2.0), (2, 5.0, 0.0, 2.0)])
 def test_a_signal_ends_a_run_and_a_second_one_at_once(driver: Make, times: int, stop_s: float, low: float, high: float) -> None:
     made = driver({"limits.stop_s": stop_s}, engine="stubborn", client="hang:128")
@@ -427,6 +447,43 @@ def test_a_signal_ends_a_run_and_a_second_one_at_once(driver: Make, times: int, 
     assert low <= took < high
     assert 128 not in states(made)
     assert "the same signal once more kills everything at once" in Path(made.journal.display.console.file.name).read_text()
+
+
+def test_a_copy_of_a_run_that_was_cut_anywhere_goes_on_and_keeps_what_is_whole(driver: Make) -> None:
+    """The host went away while its folder was copied: each file is whole, or ends anywhere."""
+    first = driver()
+    first.run()
+    run = first.folder.path
+    pristine = run.with_name("pristine")
+    run.rename(pristine)
+    again = 0
+    for seed in range(3):
+        shutil.copytree(pristine, run)
+        cut = cut_anywhere(run, random.Random(seed))
+        before = {r.point["input_len"]: r for r in RunFolder(pristine).records()}
+        harmed = {length for length in before if any(f"/i{length}-" in str(path) for path in cut)}
+        resumed = driver()
+        outcome = resumed.run()
+        after = {r.point["input_len"]: r for r in resumed.folder.records() if r.valid}
+        assert (outcome.skipped, outcome.measured, outcome.failed) == (3 - len(harmed), len(harmed), 0), (seed, cut)
+        assert {length for length in before if after[length].started_at != before[length].started_at} == harmed
+        lines = (run / "events.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["event"] == "stopping"
+        aside = sorted(path.name for path in run.glob("points/*/*.broken"))
+        assert len(aside) == len(harmed) == sum("pdslurm set it aside as" in line for line in lines)
+        again += len(harmed)
+        shutil.rmtree(run)
+    assert 0 < again < 9, "some were harmed and some were not"
+
+
+def cut_anywhere(run: Path, chance: random.Random) -> list[Path]:
+    """Cuts a third of the files at a random place, and leaves what was being written beside one."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.stat().st_size and "logs" not in path.parts]
+    cut = [path for path in files if chance.random() < 0.33]
+    for path in cut:
+        path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
+    (next(run.glob("points/*")) / ".x.json.123.tmp").write_text("{")
+    return [path.relative_to(run) for path in cut if path.parts[-3] in ("points", "raw")]
 
 
 def test_a_disk_that_is_full_ends_a_run(driver: Make) -> None:

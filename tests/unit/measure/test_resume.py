@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.unit.analysis.records_made import failed, invalid, record
 TABLE = f"{','.join(REQUEST_COLUMNS)}\n0,512,256,9,9,9,99,1\n".encode()
 
 
-def measured(folder: RunFolder, arm: str = "route_2", repeat: int = 0, *, is_older: bool = False, **changes: object) -> Measurement:
+def measured(folder: RunFolder, arm: str = "route_2", repeat: int = 0, *, is_older: bool = False, **changes: Any) -> Measurement:
     """A valid record with the files behind it. `is_older`: it does not say how long they are."""
     made = record(arm, repeat=repeat, **changes)
     raw = folder.raw_name(arm, made.point["id"], made.key)
@@ -149,7 +150,11 @@ def test_a_valid_record_needs_the_files_behind_it(tmp_path: Path, harm: Callable
         return
     (sentence,) = said
     assert "cannot be followed to what was measured (its " in sentence
-    words = {gone: "is not there", empty: "is cut short" if is_older else "has 0 of ", cut: "is cut short" if is_older else " bytes)"}
+    words: dict[object, str] = {
+        gone: "is not there",
+        empty: "is cut short" if is_older else "has 0 of ",
+        cut: "is cut short" if is_older else " bytes)",
+    }
     assert f"{raw}{end} " in sentence
     assert words[harm] in sentence
     assert (is_done(folder, good), is_done(folder, bad)) == (True, False)
@@ -166,7 +171,11 @@ def test_records_of_a_folder_without_any_raw_file_count_and_go_on_counting(tmp_p
     new = [measured(folder, repeat=n, started_at=f"2026-03-02T00:0{n}:00+00:00") for n in (1, 2)]
     assert look_over(folder, old, *new, sessions=(session,)) == []
     (folder.path / str(new[0].provenance["raw"])).unlink()
-    assert [f"rep{n}" in said for said in look_over(folder, old, *new, sessions=(session,)) for n in (0, 1, 2)] == [False, True, False]
+    assert [f"rep{n}" in said for said in look_over(folder, old, *new, sessions=(session,)) for n in (0, 1, 2)] == [
+        False,
+        True,
+        False,
+    ]
     assert is_done(folder, old)
 
 
