@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis.load import notes, setup, withdrawal
 from analysis.load.recheck import UNEXPECTED, Judged, judge_records
+from analysis.load.request_files import is_whole
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
     METRICS,
@@ -183,7 +184,7 @@ def row(judged: Judged) -> dict[str, Any]:
     }
     for bound in ("request_rate", "max_concurrency"):
         setting[bound] = float("inf") if setting[bound] is None else setting[bound]
-    return {
+    cells = {
         **_described(record),
         **setting,
         **identity,
@@ -197,6 +198,7 @@ def row(judged: Judged) -> dict[str, Any]:
         "folder": str(folder),
         "path": str(path),
     }
+    return cells | {name: None if cells[name] is None else float(cells[name]) for name in NUMBERS}
 
 
 def _described(record: Measurement) -> Mapping[str, Any]:
@@ -240,8 +242,9 @@ def _ttft_parts(record: Measurement) -> Mapping[str, Any]:
 
 def _evidence(record: Measurement, folder: Path) -> Mapping[str, Any]:
     bins = record.distributions.get("itl_ms")
-    files = {f"{what}_file": RunFolder(folder).beside_raw(record, what) for what in ("requests", "timeline")}
+    files = {what: RunFolder(folder).beside_raw(record, what) for what in ("requests", "timeline")}
     return {
         "itl_bins": np.array(sorted((int(i), n) for i, n in bins.items()), dtype=np.int64) if bins else None,
-        **{column: str(path) if path.is_file() else None for column, path in files.items()},
+        "requests_file": str(files["requests"]) if files["requests"].is_file() else None,
+        "timeline_file": str(files["timeline"]) if is_whole(files["timeline"]) else None,
     }

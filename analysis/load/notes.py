@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.load.provenance import Provenance
 from analysis.load.recheck import Judged
+from analysis.load.request_files import is_whole
 from pdslurm.records.record_file import NoRecord
 from pdslurm.records.run_folder import RunFolder
 
@@ -50,15 +51,18 @@ def _raw_text(judged: Sequence[Judged]) -> str:
     lacking = [each for each in named_raw if _lacks_files(each)]
     if not lacking:
         return ""
-    have = "lacks" if len(lacking) == 1 else "lack"
+    lack, have = ("lacks", "has") if len(lacking) == 1 else ("lack", "have")
     where = named([str(each.path) for each in lacking])
-    return f"{len(lacking)} of {len(measured)} measurements {have} the raw file or the request file behind them: {where}"
+    what = f"{lack} a raw, request or timeline file, or {have} one that was cut short"
+    return f"{len(lacking)} of {len(measured)} measurements {what}: {where}"
 
 
 def _lacks_files(judged: Judged) -> bool:
-    """Whether one of the two is gone, or is not as long as the record says; only asks how long they are."""
+    """Whether a file behind the record is gone, or not as long as the record says; of the long ones only the length is asked."""
     record, folder = judged.record, RunFolder(judged.folder)
     there, lengths = folder.raw_bytes(record), record.provenance.get("bytes") or {}
+    if (timeline := folder.beside_raw(record, "timeline")).exists() and not is_whole(timeline):
+        return True
     return any(not there.get(what) or there[what] != lengths.get(what, there[what]) for what in ("raw", "requests"))
 
 

@@ -55,9 +55,19 @@ class Provenance:
         return self._read("config.yaml")[0]
 
     def problems(self) -> tuple[str, ...]:
-        """Each of NAMES that is there and cannot be read, with the reason: the run was cut off, or copied, while it was written."""
-        found = ((name, self._read(name)[1]) for name in NAMES if name != "events.jsonl" and (self.path / name).exists())
+        """Each of NAMES that is there and cannot be read, with the reason: the run was cut off, or copied, while it was written. Of
+        config.yaml only the end is looked at, for figures need no YAML parser."""
+        jsons = [name for name in NAMES if name.endswith(".json") and (self.path / name).exists()]
+        found = [*((name, self._read(name)[1]) for name in jsons), ("config.yaml", self._cut("config.yaml"))]
         return tuple(f"{self.path / name} ({why})" for name, why in found if why)
+
+    def _cut(self, name: str) -> str:
+        try:
+            return "" if (self.path / name).read_bytes().endswith(b"\n") else "it is cut short"
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return str(error)
 
     def present(self) -> tuple[Path, ...]:
         """Those of NAMES that are there."""

@@ -48,6 +48,17 @@ def read(path: Path) -> Mapping[str, Column]:
     return {name: table[:, i] for i, name in enumerate(names)}
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a compressed file is there and can be read to its end."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return path.stat().st_size > 0
+
+
 def _reduced(requests: Mapping[str, Column], slo: Slo | None) -> tuple[object, ...]:
     ok = requests["ok"] == 1
     return len(ok), int(ok.sum()), good_count(requests, slo), *(bins(requests[f"{what}_ms"][ok], FINE) for what in BINNED)

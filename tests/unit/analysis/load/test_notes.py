@@ -3,6 +3,7 @@ once what it left out."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,8 +121,20 @@ def test_a_raw_file_that_is_gone_or_cut_is_said(tmp_path: Path, end: str, is_gon
     else:
         path.write_bytes(path.read_bytes()[:-9])
     (note,) = sentences(load_runs([folder.path]))
-    assert note == f"1 of 2 measurements lacks the raw file or the request file behind them: {path_of(folder, bad)}"
+    what = "lacks a raw, request or timeline file, or has one that was cut short"
+    assert note == f"1 of 2 measurements {what}: {path_of(folder, bad)}"
     assert path_of(folder, good).is_file()
+
+
+def test_a_timeline_that_was_cut_counts_as_not_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    path = folder.beside_raw(measured(folder), "timeline")
+    path.write_bytes(gzip.compress(b"t_s,engine\n"))
+    frame = load_runs([folder.path])
+    assert (sentences(frame), frame["timeline_file"].tolist()) == ((), [str(path)])
+    path.write_bytes(path.read_bytes()[:-9])
+    frame = load_runs([folder.path])
+    assert (len(sentences(frame)), frame["timeline_file"].tolist()) == (1, [None])
 
 
 def test_records_that_name_no_raw_file_lack_none(tmp_path: Path) -> None:
