@@ -40,7 +40,7 @@ from pdslurm.node.processes import Processes
 from pdslurm.plan.deployment import BoundArm, BoundSet, Process
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.measurement import Measurement
-from pdslurm.records.run_folder import RunFolder
+from pdslurm.records.run_folder import RAW_ENDS, RunFolder
 from pdslurm.signals import SignalNote
 from pdslurm.validity.kv_path import mismatches
 from pdslurm.validity.text import text
@@ -89,7 +89,7 @@ class Driver:
     def _look_over(self) -> None:
         """Sets aside what earlier sessions, or who copied the folder, left broken, before anybody asks what is done."""
         files = raw_files(self.folder, self.watch.usage.before, searching=self.config.workload.search.lowest is not None)
-        self.watch.usage.without_raw = "raw" not in files.present
+        self.watch.usage.without = tuple(what for what in RAW_ENDS if what not in files.present)
         arms = self.tasks.deployment.arms
         tasks = (self.tasks.of(arm, point) for arm in arms for point in self.points)
         planned = {self.folder.record_path(task.arm.arm.name, task.point.id, task.key) for task in tasks}
@@ -115,7 +115,7 @@ class Driver:
             finally:
                 self.state.enter("stopping")
                 self.outcome.wall_s = self.watch.usage.now().seconds
-                self.watch.usage.note(every_s=0)
+                self.watch.usage.end()
                 self.outcome.valid_in_folder, self.outcome.tried_in_folder = self.folder.valid_of_tried()
                 self.journal.event("stopping")
                 if self.signals.received:

@@ -4,7 +4,7 @@ What cannot is set aside by name, and measured again. Nothing is removed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ class RawFiles:
 
     folder: RunFolder
     present: Collection[str]  # of RAW_ENDS: those of which the folder has a file at all
-    needed: Collection[str] = ()  # those without which a record is of no use, whatever the folder has
-    exempt_until: str = ""  # ISO 8601: records that began before need none, but for `needed`
+    needed: Collection[str]  # those without which a record is of no use, whatever the folder has
+    exempt_until: Mapping[str, str]  # by RAW_ENDS, ISO 8601: records that began before need no such file, but for `needed`
 
     def problem(self, record: Measurement) -> str | None:
         """What is wrong with the files behind a record, in words."""
@@ -41,7 +41,7 @@ class RawFiles:
     def _problem(self, what: str, path: Path, length: int | None, started_at: str) -> str | None:
         name = f"its {WORDS[what]} {path.relative_to(self.folder.path)}"
         if not path.is_file():
-            may_lack = what not in self.needed and (what not in self.present or started_at < self.exempt_until)
+            may_lack = what not in self.needed and (what not in self.present or started_at < self.exempt_until[what])
             return None if may_lack else f"{name} is not there"
         size = path.stat().st_size
         if size != (length or size):
@@ -49,10 +49,10 @@ class RawFiles:
         return f"{name} is cut short" if not size or (what == "requests" and length is None and not _is_table(path)) else None
 
 
-def raw_files(folder: RunFolder, sessions: Iterable[Session], *, searching: bool) -> RawFiles:
+def raw_files(folder: RunFolder, sessions: Sequence[Session], *, searching: bool) -> RawFiles:
     """`searching`: rates are chosen by an SLO, which is asked of the request files."""
     present = [what for what, end in RAW_ENDS.items() if next(folder.path.glob(f"raw/*/*{end}"), None)]
-    exempt_until = max((session.began for session in sessions if session.without_raw), default="")
+    exempt_until = {what: max((one.began for one in sessions if what in one.without), default="") for what in RAW_ENDS}
     return RawFiles(folder, present, ["requests"] if searching else [], exempt_until)
 
 

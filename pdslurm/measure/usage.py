@@ -29,7 +29,7 @@ class Session:
     began: str  # ISO 8601, UTC
     gpus: int
     seconds: float  # since then
-    without_raw: bool = False  # there was no raw file in the folder when it began
+    without: tuple[str, ...] = ()  # which of RAW_ENDS no file in the folder had when it began
 
     @property
     def hours(self) -> float:
@@ -46,14 +46,14 @@ class Usage:
     def __init__(self, folder: Path, gpus: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.before, self.clock, self.began, self.gpus = earlier_sessions(folder), clock, clock(), gpus
         self.began_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        stamp = self.began_at[:19].replace(":", "-")
+        stamp = self.began_at[:23].replace(":", "-")
         self.path = folder / FOLDER / f"{stamp}-{platform.node()}-{os.getpid()}.jsonl"
-        self.without_raw = False
+        self.without: tuple[str, ...] = ()
         self.noted: float | None = None
 
     def now(self) -> Session:
         """This session until now."""
-        return Session(self.began_at, self.gpus, round(self.clock() - self.began, 3), self.without_raw)
+        return Session(self.began_at, self.gpus, round(self.clock() - self.began, 3), self.without)
 
     def note(self, *, every_s: float = EVERY_S) -> None:
         """Writes down what this session used, unless it did within `every_s`. A disk that is full does not end a run here."""
@@ -64,6 +64,11 @@ class Usage:
             self.path.parent.mkdir(exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps(asdict(self.now())) + "\n")
+
+    def end(self) -> None:
+        """Writes down the rest, unless this session had nothing to do."""
+        if self.noted is not None:
+            self.note(every_s=0)
 
     def used_up(self, limits: Limits, budget: Budget) -> str | None:
         """What to say of the first limit that is used up; None where none is."""
@@ -104,10 +109,10 @@ def _lines(path: Path) -> Iterator[Session]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 value: Any = json.loads(line)
-                if isinstance(value, dict) and value.keys() >= {"began", "gpus", "seconds"} and not _problem(value):
-                    yield Session(value["began"], value["gpus"], value["seconds"], value.get("without_raw", False))
+                if isinstance(value, dict) and not _problem(value):
+                    yield Session(value["began"], value["gpus"], value["seconds"], tuple(value.get("without", ())))
 
 
 def _problem(value: dict[str, Any]) -> str | None:
-    kinds = (("began", str), ("gpus", int), ("seconds", float))
-    return next(filter(None, (misfit(value[name], kind, name) for name, kind in kinds)), None)
+    kinds = (("began", str), ("gpus", int), ("seconds", float), ("without", list[str]))
+    return next(filter(None, (misfit(value.get(name, []), kind, name) for name, kind in kinds)), None)

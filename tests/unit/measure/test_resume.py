@@ -167,7 +167,7 @@ def test_records_of_a_folder_without_any_raw_file_count_and_go_on_counting(tmp_p
     for path in tmp_path.glob("raw/*/*"):
         path.unlink()
     assert look_over(folder, old) == []
-    session = Session("2026-03-02T00:00:00+00:00", 1, 5.0, without_raw=True)
+    session = Session("2026-03-02T00:00:00+00:00", 1, 5.0, without=("raw", "requests"))
     new = [measured(folder, repeat=n, started_at=f"2026-03-02T00:0{n}:00+00:00") for n in (1, 2)]
     assert look_over(folder, old, *new, sessions=(session,)) == []
     (folder.path / str(new[0].provenance["raw"])).unlink()

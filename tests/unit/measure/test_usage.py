@@ -89,7 +89,7 @@ def test_a_line_every_ten_seconds(tmp_path: Path) -> None:
     for _ in range(25):
         usage.note()
         clock.s += 1
-    usage.note(every_s=0)
+    usage.end()
     lines = [json.loads(line) for line in usage.path.read_text().splitlines()]
     assert [line["seconds"] for line in lines] == [0, 10, 20, 25]
     assert {line["gpus"] for line in lines} == {3}
@@ -112,6 +112,15 @@ def test_a_line_that_was_cut_off_loses_itself_alone(tmp_path: Path, last: str, h
     assert [one.hours for one in earlier_sessions(tmp_path)] == [hours]
     path.write_bytes(b"\xff")
     assert earlier_sessions(tmp_path) == ()
+
+
+def test_a_session_with_nothing_to_do_is_none(tmp_path: Path) -> None:
+    Usage(tmp_path, 1).end()
+    assert earlier_sessions(tmp_path) == ()
+    usage = Usage(tmp_path, 1)
+    usage.without = ("raw",)
+    usage.note()
+    assert [one.without for one in earlier_sessions(tmp_path)] == [("raw",)]
 
 
 def test_copies_of_a_folder_are_put_together(tmp_path: Path) -> None:
