@@ -20,6 +20,10 @@ def _changed(**changes: Any) -> Callable[[Value], bytes]:
     return lambda value: json.dumps(value | changes).encode()
 
 
+def _within(field: str, **changes: Any) -> Callable[[Value], bytes]:
+    return lambda value: json.dumps(value | {field: value[field] | changes}).encode()
+
+
 def _without(*keys: str) -> Callable[[Value], bytes]:
     def edit(value: Value) -> bytes:
         *outer, last = keys
@@ -51,7 +55,7 @@ RECORDS: dict[str, tuple[Callable[[Value], bytes], str]] = {
     "an unknown field": (_changed(more=1), "it has a field that this pdslurm does not know: more"),
     "no reasons": (_without("invalid_reasons"), "it has no invalid_reasons"),
     "a point without id": (_without("point", "id"), "point has no id"),
-    "a point without rate": (_without("point", "request_rate"), "point has no request_rate"),
+    "a point with a rate in words": (_within("point", request_rate="inf"), "point.request_rate is a text, not a number"),
     "a point that is a text": (_changed(point="p"), "point is a text, not an object"),
     "metrics as a list": (_changed(metrics=[]), "metrics is a list, not an object"),
     "a metric in words": (_changed(metrics={"mean_ttft_ms": "fast"}), "metrics.mean_ttft_ms is a text, not a number"),

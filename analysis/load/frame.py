@@ -105,6 +105,8 @@ def _rows(judged: Iterable[Judged], passed: list[NoRecord]) -> Iterator[dict[str
     for each in judged:
         try:
             yield row(each)
+        except NoRecord as error:
+            passed.append(error)
         except UNEXPECTED as error:
             passed.append(NoRecord(each.path, f"it holds what is not expected there: {type(error).__name__}: {error}"))
 
@@ -172,16 +174,19 @@ def _advice(run: Path) -> str:
 
 
 def row(judged: Judged) -> dict[str, Any]:
-    """One row of the frame."""
+    """One row of the frame. Raises NoRecord when the record lacks a part of its point."""
     record, path, folder = judged.record, judged.path, judged.folder
     point = record.point
-    setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
-    identity = {
-        "start": point.get("start", 0),
-        "repeat": point["repeat"],
-        "seed": point["seed"],
-        "sweeps": tuple(point["sweeps"]),
-    }
+    try:
+        setting = {name: point[name] for name in SETTING if name != "load"} | {"load": point.get("load", "random")}
+        identity = {
+            "start": point.get("start", 0),
+            "repeat": point["repeat"],
+            "seed": point["seed"],
+            "sweeps": tuple(point["sweeps"]),
+        }
+    except KeyError as error:
+        raise NoRecord(path, f"its point has no {error}; measure it again with this version of pdslurm") from error
     for bound in ("request_rate", "max_concurrency"):
         setting[bound] = float("inf") if setting[bound] is None else setting[bound]
     cells = {

@@ -255,7 +255,7 @@ class Schedule:
             return
         if record.status != "done" or not record.valid:
             return
-        if SATURATED in record.point["sweeps"]:
+        if SATURATED in record.point.get("sweeps", ()):
             self._learn_saturated(record)
         elif self.is_searching and (met := self._meets_slo(record)) is not None:
             self.meets_slo[record.arm, record.point["id"]] = met
@@ -274,7 +274,7 @@ class Schedule:
         """Whether a measurement that may be no number to show still says that the SLO is missed at its rate."""
         if is_overloaded(record):
             return True
-        return is_unsteady(record) and SATURATED not in record.point["sweeps"] and self._meets_slo(record) is False
+        return is_unsteady(record) and SATURATED not in record.point.get("sweeps", ()) and self._meets_slo(record) is False
 
     def _meets_slo(self, record: Measurement) -> bool | None:
         """Whether the SLO's share of a measurement's requests was good, those left out that found a queue that began empty; None

@@ -14,10 +14,15 @@ WORDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"
 WORDS[NoneType] = "null"
 
 
-class Setting(TypedDict):
-    """What every Measurement.point has."""
+class Named(TypedDict):
+    """What every Measurement.point has; analysis asks for more of what it shows."""
 
     id: str
+
+
+class Point(Named, total=False):
+    """Measurement.point."""
+
     input_len: int
     output_len: int
     request_rate: float | None
@@ -26,11 +31,6 @@ class Setting(TypedDict):
     repeat: int
     seed: int
     sweeps: list[str]
-
-
-class Point(Setting, total=False):
-    """Measurement.point."""
-
     start: int
     load: str
     duration_s: float | None

@@ -29,10 +29,7 @@ VERSIONS = {"vllm": "0.32.0", "nixl": "1.5.1"}
 
 
 def record(**changes: Any) -> Measurement:
-    point = {
-        "id": "i64-o32-rinf-cinf-rep0", "input_len": 64, "output_len": 32, "request_rate": None, "max_concurrency": None,
-        "num_prompts": 4, "repeat": 0, "seed": 7, "sweeps": ["all"],
-    }  # fmt: skip
+    point = {"id": "i64-o32-rinf-cinf-rep0", "input_len": 64}
     made = Measurement(
         key="0123456789abcdef", run="demo", arm="route_2", source="measured", status="done", valid=True, invalid_reasons=(),
         point=point, arm_info={}, started_at="2026-11-20T08:00:00Z", wall_s=1.0, completed=4, metrics={"mean_ttft_ms": None},
