@@ -70,9 +70,11 @@ def set_broken_aside(files: RawFiles, planned: Collection[Path]) -> list[str]:
 def _problem(path: Path, found: Measurement | NoRecord, files: RawFiles) -> str | None:
     if isinstance(found, NoRecord):
         return f"is no record that pdslurm can read ({found.why})"
-    if kind(found) != (named := named_kind(found, path)):
-        by_name = "no record's" if named == "other" else f"that of one that is {named}"
-        return f"is a record that is {kind(found)}, and its name is {by_name}"
+    named = named_kind(found, path)
+    if named == "other":
+        return f"holds the record of arm {found.arm}, point {found.point['id']}, key {found.key}, which has another name"
+    if named != kind(found):
+        return f"is a record that is {kind(found)}, and its name is that of one that is {named}"
     if named == "valid" and (why := files.problem(found)):
         return f"cannot be followed to what was measured ({why})"
     return None

@@ -17,7 +17,7 @@ SHAPES = {"point": shapes.Point, "arm_info": shapes.ArmInfo, "telemetry": shapes
 
 
 class NoRecord(ResultsError):
-    """A file among records that is none: cut short, of another schema, of another shape, or of another point than its name says."""
+    """A file among records that is none: cut short, of another schema or of another shape."""
 
     def __init__(self, path: Path, why: str) -> None:
         self.path, self.why = path, why
@@ -38,25 +38,15 @@ def load_record(path: Path) -> Measurement:
         raise NoRecord(path, why)
     value["invalid_reasons"] = tuple(value["invalid_reasons"])
     value["checks"] = tuple(Check(**check) for check in value.get("checks", ()))
-    record = Measurement(**value)
-    if not is_named(record, path):
-        raise NoRecord(path, f"it is the record of arm {record.arm}, point {record.point['id']}, key {record.key}")
-    return record
-
-
-def is_named(record: Measurement, path: Path) -> bool:
-    """Whether the file's folder and the beginning of its name are those of the record."""
-    return path.parent.name == record.arm and re.match(rf"{_stem(record)}(?![0-9A-Za-z_])", path.name) is not None
+    return Measurement(**value)
 
 
 def named_kind(record: Measurement, path: Path) -> str:
-    """What a record's name says that it is: valid, invalid or failed; "other" of a name that pdslurm gives no record."""
-    end = re.fullmatch(rf"{_stem(record)}(?:\.(failed|invalid)(?:-\d+)?)?\.json", path.name)
-    return "other" if end is None else end[1] or "valid"
-
-
-def _stem(record: Measurement) -> str:
-    return re.escape(f"{record.point['id']}-{record.key}")
+    """What a record's folder and name say that it is: valid, invalid or failed; "other" where they are not the record's own, as
+    those of a copy."""
+    stem = re.escape(f"{record.point['id']}-{record.key}")
+    end = re.fullmatch(rf"{stem}(?:\.(failed|invalid)(?:-\d+)?)?\.json", path.name)
+    return "other" if end is None or path.parent.name != record.arm else end[1] or "valid"
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def test_what_cannot_be_opened_is_set_aside_too(tmp_path: Path, make: Callable[[
         (failed("a"), "{}.json", "is a record that is failed, and its name is that of one that is valid"),
         (record("a"), "{}.invalid.json", "is a record that is valid, and its name is that of one that is invalid"),
         (record("a"), "{}.failed.json", "is a record that is valid, and its name is that of one that is failed"),
-        (record("a"), "{} copy.json", "is a record that is valid, and its name is no record's"),
-        (record("a"), "{}-2.json", "is a record that is valid, and its name is no record's"),
-        (record("a"), "other-{}.json", "it is the record of arm a, point i512-"),
+        (record("a"), "{} copy.json", "holds the record of arm a, point i512-o256-rinf-cinf-rep0, key "),
+        (record("a"), "{}-2.json", "holds the record of arm a, point i512-o256-rinf-cinf-rep0, key "),
+        (record("a"), "other-{}.json", "which has another name; pdslurm set it aside as other-i512-"),
     ],
 )
 def test_a_record_under_a_name_that_is_not_its_own_is_not_done(tmp_path: Path, made: Measurement, name: str, said: str) -> None:
@@ -96,6 +96,17 @@ def test_a_record_under_a_name_that_is_not_its_own_is_not_done(tmp_path: Path, m
     assert (is_done(folder, made), folder.valid_of_tried()) == (False, (0, 0))
     assert said in look_over(folder, made)[0]
     assert list(folder.records()) == []
+
+
+def test_a_record_in_another_arm_s_folder_is_not_done_there(tmp_path: Path) -> None:
+    folder, made = RunFolder(tmp_path), record("a")
+    path = folder.save(made)
+    copy = path.parents[1] / "b" / path.name
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    assert (is_done(folder, made), is_done(folder, replace(made, arm="b")), folder.valid_of_tried()) == (True, False, (1, 1))
+    (said,) = look_over(folder, made)
+    assert said.startswith(f"points/b/{path.name} holds the record of arm a, ")
 
 
 def test_what_was_set_aside_before_stays(tmp_path: Path) -> None:
