@@ -425,10 +425,15 @@ def test_the_requests_of_an_empty_queue_do_not_decide_whether_a_rate_meets_the_s
     assert made._meets_slo(record) is False
     made.slo = replace(slo, share=0.3)
     assert made._meets_slo(record) is True
-    path.unlink()
-    with pytest.raises(ResultsError, match="requests"):
-        made._meets_slo(record)
-    assert made._meets_slo(replace(record, valid=False)) is None
+    for harm in (
+        lambda: path.write_bytes(path.read_bytes()[:-9]),
+        lambda: path.write_bytes(b"\x1f\x8b\x08" + bytes(90)),
+        path.unlink,
+    ):
+        harm()
+        with pytest.raises(ResultsError, match="requests"):
+            made._meets_slo(record)
+        assert made._meets_slo(replace(record, valid=False)) is None
 
 
 def test_a_rate_that_is_invalid_leaves_its_sweep_and_the_others_go_on(schedule: Callable[..., Schedule]) -> None:
