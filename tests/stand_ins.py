@@ -249,5 +249,6 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 print(option("--say", "serving"), flush=True)
+ThreadingHTTPServer.request_queue_size = 128  # of 5 a busy machine resets the rest
 ThreadingHTTPServer((option("--host"), int(option("--port"))), Handler).serve_forever(0.05)
 '''
