@@ -79,7 +79,8 @@ def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = 
 
     A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does. `deep` compares
     the raw files, too. What cannot be read is left out, and `analysis.load.notes` says so of the frame. Raises ResultsError when a
-    folder is missing or holds no record that can be read, or records differ in their model, GPU or engine and `across` does not name that."""
+    folder is missing or holds no record that can be read, or records differ in their model, GPU or engine and `across` does not
+    name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     passed: list[NoRecord] = []
     judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep, passed=passed)

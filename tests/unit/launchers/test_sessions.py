@@ -13,7 +13,7 @@ from rich.console import Console
 from pdslurm import config as c
 from pdslurm.launchers import run
 from pdslurm.launchers.run import write_nodes, write_provenance, write_session
-from pdslurm.launchers.slurm import Events
+from pdslurm.launchers.slurm_wait import Events
 from pdslurm.measure.journal import EVENTS, Journal
 from pdslurm.measure.progress import Display, State
 from pdslurm.plan.deployment import Host
