@@ -102,11 +102,11 @@ class Network:
 class Slurm:
     """What is asked of Slurm for a job, in sbatch's own words; null leaves it out. Nodes and GPUs come from the plan."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
+    partition: Any = None  # text, as the four below; a field of text would hide that YAML reads 0123 as 83
+    account: Any = None
+    qos: Any = None
+    constraint: Any = None
+    reservation: Any = None
     time_min: int | None = None  # null: 1.5 × the plan's estimate, at least 30 minutes
     exclusive: bool = True
     gpus_by: str = "gres"  # gres: --gres=gpu:N; gpus-per-node: --gpus-per-node=N; none: --exclusive gives them
@@ -114,6 +114,7 @@ class Slurm:
     warn_s: int = 120  # Slurm sends USR2 so long before the time limit: the run stops, and is queued again where requeue is set
     setup: list[str] = field(default_factory=list)  # shell lines for the job script, such as `module load cuda`
     extra: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch without its dashes
+    srun: list[str] = field(default_factory=list)  # more options for every srun, such as --mpi=none
 
 
 @dataclass

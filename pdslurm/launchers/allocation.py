@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -30,15 +32,19 @@ from pdslurm.slurm.node_processes import NodeProcesses
 from pdslurm.slurm.wire import api_key, new_key
 
 CHECK_TIMEOUT_S = 300.0
+NAME_NETWORK = "set cluster.network.interface or cluster.network.cidr to the network that joins the nodes"
 
 
 def launch(config: Config) -> None:
     """Carries the plan out, on the first node if this is another host. Raises PdslurmError."""
     allocation = jobs.current_allocation()
     if not allocation.is_here:
-        command = jobs.driver_command(allocation, sys.argv[1:])
+        command, env = (
+            jobs.driver_command(allocation, config.cluster, sys.argv[1:]),
+            jobs.driver_environment(os.environ, allocation),
+        )
         sys.stdout.flush()
-        os.execvpe(command[0], command, jobs.step_environment(os.environ))
+        os.execvpe(command[0], command, env)
     print(carry_out(config))
 
 
@@ -100,12 +106,30 @@ def write_key(folder: Path, job_id: str, key: str) -> Path:
 
 
 def own_address(config: Config, names: tuple[str, ...]) -> str:
-    """This node's address for its agents: by configuration, else the one that leads to another node of the job."""
-    try:
-        reached = address_towards(names[-1])
-    except OSError as error:
-        raise NotReady(f"{names[-1]}: its name does not resolve on this node ({error})") from error
-    return choose_host(config.cluster.network.interface, config.cluster.network.cidr, reached).address
+    """This node's address for its agents: by configuration, else the one that leads to another node of the job. Raises NotReady and
+    PreflightError."""
+    network = config.cluster.network
+    reached = "" if network.interface or network.cidr else address_to_node(names[-1], alone=len(names) == 1)
+    chosen = choose_host(network.interface, network.cidr, reached).address
+    if len(names) > 1 and ipaddress.ip_address(chosen).is_loopback:
+        raise NotReady(f"{names[0]}: its address {chosen} is a loopback, which {names[-1]} cannot reach; {NAME_NETWORK}")
+    return chosen
+
+
+def address_to_node(name: str, *, alone: bool) -> str:
+    """This node's address on the way to a node, by its name, or by Slurm's NodeAddr where the name does not resolve or means a
+    loopback, as /etc/hosts of Debian has it. A node that is `alone` may have that. Raises NotReady."""
+    tried = []
+    for by_slurm in (False, True):
+        target = jobs.node_facts([name]).get(name, {}).get("NodeAddr", name) if by_slurm else name
+        try:
+            to = socket.gethostbyname(target)
+            if alone or not ipaddress.ip_address(to).is_loopback:
+                return address_towards(to)
+            tried.append(f"{target} resolves to {to}, a loopback")
+        except OSError as error:
+            tried.append(f"{target} does not resolve to an IPv4 address ({error})")
+    raise NotReady(f"{name}: this node finds no way to it: {'; '.join(dict.fromkeys(tried))}; {NAME_NETWORK}")
 
 
 def agents_log(folder: RunFolder) -> Path:

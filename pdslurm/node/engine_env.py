@@ -26,6 +26,7 @@ class EngineEnv:
     mounts: tuple[str, ...] = ()
     devices: containers.Devices = field(default_factory=containers.Devices)
     image_id: str | None = None
+    srun: tuple[str, ...] = ()  # the site's own options
 
     @property
     def is_bare(self) -> bool:
@@ -38,7 +39,7 @@ class EngineEnv:
         if self.runtime.kind is RuntimeKind.pyxis:
             options = containers.step_options(self.runtime, self.mounts)
             step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={os.environ.get('SLURMD_NODENAME', '')}")
-            return (*step, "--mem=0", "--cpu-bind=none", "--quiet", *options, *argv), {**os.environ, **env}
+            return (*step, "--mem=0", "--cpu-bind=none", "--quiet", *self.srun, *options, *argv), {**os.environ, **env}
         wrapped, more = containers.wrap(
             self.runtime,
             argv,
@@ -83,7 +84,8 @@ def prepare(config: Config, folder: Path, *, node: str) -> EngineEnv:
     if config.workload.dataset_path:
         folders.append(Path(config.workload.dataset_path).absolute())
     mounts = (*map(str, folders), f"{CODE}:{CODE}:ro")
-    env = EngineEnv(replace(runtime, image=image.start), run, mounts, containers.find_devices(runtime), image.id)
+    devices, srun = containers.find_devices(runtime), tuple(config.cluster.slurm.srun)
+    env = EngineEnv(replace(runtime, image=image.start), run, mounts, devices, image.id, srun)
     try:
         env.remove_containers()
     except CleanUpFailed as error:  # of an earlier launch: this one has started nothing yet

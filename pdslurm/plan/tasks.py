@@ -35,7 +35,8 @@ class Tasks:
     A content key is a hash of the command lines with symbolic hosts and ports, the model, the point, the versions. Which ports
     happened to be free does not change a number, so it does not change the key; nor do deadlines, of which the router's command
     line has one: a run that was stopped by a limit goes on where it was under another. Nor does what makes engines log their
-    transport; which one they must use does, for what was measured over another is not done. Of a data set's file the content
+    transport; which one they must use does, for what was measured over another is not done; so do a chosen interface
+    and CIDR where engines are on several nodes. Of a data set's file the content
     counts, wherever it lies by the name that the client is given."""
 
     def __init__(self, deployment: Deployment, symbolic: Deployment, versions: Mapping[str, str | None]) -> None:
@@ -76,13 +77,16 @@ class Tasks:
             config.model.hf_config,
             self.versions,
         ]
-        return [setting, self._cluster(arm)]
+        return [setting, self._cluster(arm, len({e.node for e in bound.engines}))]
 
-    def _cluster(self, arm: BoundArm) -> list[str]:
+    def _cluster(self, arm: BoundArm, nodes: int) -> list[str]:
         cluster, path = self.deployment.plan.config.cluster, self.deployment.plan.config.workload.dataset_path
         transport = cluster.network.transport
         demanded = [transport.value] if arm.arm.topology.prefill and transport is not Transport.any else []
-        return [cluster.name, cluster.gpu, *demanded, *([digest(path)] if path else [])]
+        network = cluster.network
+        chosen = [f"{k}={v}" for k, v in (("interface", network.interface), ("cidr", network.cidr)) if v]
+        over = chosen if nodes > 1 and not cluster.one_host else []
+        return [cluster.name, cluster.gpu, *demanded, *over, *([digest(path)] if path else [])]
 
 
 def _without_deadline(argv: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,14 @@ from pdslurm.errors import ConfigError
 from pdslurm.plan.plan import Plan
 from pdslurm.slurm import job_states
 
+STEP_MARK = "PDSLURM_STEP"  # the job in which pdslurm has started itself as a step
+# of Slurm's variables: the job, and what a site sets for every srun
+KEPT = frozenset((
+    "SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTERS", "SLURM_MPI_TYPE", "SLURM_NETWORK", "SLURM_DEBUG",
+    "SLURM_DEBUG_FLAGS", "SLURM_TASK_PROLOG", "SLURM_TASK_EPILOG", "SLURM_PROLOG", "SLURM_EPILOG", "SLURM_RESV_PORTS",
+    "SLURM_PMI_KVS_NO_DUP_KEYS", "SLURM_SEND_LIBS", "SLURM_ACCTG_FREQ", "SLURM_PROFILE",
+))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -25,21 +33,56 @@ class Allocation:
 
     @property
     def is_here(self) -> bool:
-        """Whether this process runs on the first of its nodes, where the driver belongs."""
-        return platform.node().partition(".")[0] == self.nodes[0].partition(".")[0]
+        """Whether this process runs on the first of its nodes, where the driver belongs. Where Slurm started it, Slurm's name
+        of the node counts, which need not be its host name."""
+        first, named, host = self.nodes[0], os.environ.get("SLURMD_NODENAME"), short(platform.node())
+        if named:
+            return named == first
+        return host == short(first) or host == short(node_facts([first]).get(first, {}).get("NodeHostName", first))
 
 
 def current_allocation() -> Allocation:
     """The allocation that Slurm's variables tell of. Raises ConfigError outside of one."""
     job = os.environ.get("SLURM_JOB_ID")
+    if het := [name for name in ("SLURM_HET_SIZE", "SLURM_JOB_ID_HET_GROUP_0") if os.environ.get(name)]:
+        why = "is set: this is a heterogeneous job, of which pdslurm cannot tell what nodes it may use"
+        raise ConfigError([f"launcher=allocation: {het[0]} {why}; use a job of equal nodes, or launcher=slurm outside of this job"])
     if not job:
         outside = "not inside a Slurm allocation; run it under salloc or sbatch, or use launcher=slurm or local"
         raise ConfigError([f"launcher=allocation: {outside}"])
-    nodelist = run_slurm_command(
-        "squeue", "--noheader", f"--jobs={job}", "--format=%N"
-    ).strip()  # a step's variables tell of the step only
+    nodelist = nodes_of(job)  # a step's variables tell of the step only
     nodes = run_slurm_command("scontrol", "show", "hostnames", nodelist).split()
     return Allocation(job, tuple(nodes), int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+
+
+def nodes_of(job_id: str) -> str:
+    """The nodes of a running job, in Slurm's short form. Raises ConfigError for a job that has ended, or not begun."""
+    gone = (
+        f"launcher=allocation: SLURM_JOB_ID={job_id}: this job has no nodes, for it has ended or not begun; "
+        "run it in a new salloc, or `unset SLURM_JOB_ID` and use launcher=slurm"
+    )
+    try:
+        nodelist = run_slurm_command("squeue", "--noheader", f"--jobs={job_id}", "--format=%N").strip()
+    except ConfigError as error:
+        raise (ConfigError([gone]) if "invalid job id" in str(error).lower() else error) from error
+    if not nodelist:
+        raise ConfigError([gone])
+    return nodelist
+
+
+def short(name: str) -> str:
+    """A host's name without its domain."""
+    return name.partition(".")[0]
+
+
+def node_facts(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What Slurm knows of nodes, such as NodeHostName and NodeAddr; empty where it does not answer."""
+    try:
+        lines = run_slurm_command("scontrol", "--oneliner", "show", "node", ",".join(names)).splitlines()
+    except ConfigError:
+        return {}
+    nodes = [dict(re.findall(r"\b(NodeName|NodeHostName|NodeAddr)=(\S+)", line)) for line in lines]
+    return {facts["NodeName"]: facts for facts in nodes if "NodeName" in facts}
 
 
 def run_slurm_command(*command: str) -> str:
@@ -78,8 +121,17 @@ def gpu_options(cluster: Cluster) -> dict[str, str]:
 
 def step_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for srun: a step's own variables would bind a new step to the old one's shape."""
-    kept = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTERS")
-    return {k: v for k, v in environ.items() if not k.startswith(("SLURM_", "SRUN_")) or k in kept}
+    return {k: v for k, v in environ.items() if not k.startswith(("SLURM_", "SRUN_")) or k in KEPT}
+
+
+def driver_environment(environ: Mapping[str, str], allocation: Allocation) -> dict[str, str]:
+    """The environment for the step that is to be the driver, with the mark that it is one. Raises ConfigError where the mark is
+    there already: this is that step, another would not be on the first node either."""
+    if environ.get(STEP_MARK) == allocation.job_id:
+        named = f"SLURMD_NODENAME={environ.get('SLURMD_NODENAME', '')}, host name {platform.node()}"
+        where = f"srun --nodelist={allocation.nodes[0]} started pdslurm on another node ({named})"
+        raise ConfigError([f"launcher=allocation: job {allocation.job_id}: {where}; ask the site why, or use launcher=slurm"])
+    return {**step_environment(environ), STEP_MARK: allocation.job_id}
 
 
 def agents_command(cluster: Cluster, nodes: Sequence[str], driver: str, key_file: str) -> tuple[str, ...]:
@@ -88,15 +140,15 @@ def agents_command(cluster: Cluster, nodes: Sequence[str], driver: str, key_file
     return (
         "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--nodelist={','.join(nodes)}", *gpus,
         "--overlap", "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=0", "--wait=0", "--quiet", "--job-name=pdslurm-agents",
-        sys.executable, "-m", "pdslurm.slurm.agent", driver, key_file,
+        *cluster.slurm.srun, sys.executable, "-m", "pdslurm.slurm.agent", driver, key_file,
     )  # fmt: skip
 
 
-def driver_command(allocation: Allocation, argv: Sequence[str]) -> tuple[str, ...]:
+def driver_command(allocation: Allocation, cluster: Cluster, argv: Sequence[str]) -> tuple[str, ...]:
     """pdslurm itself on the first node of the allocation: for salloc, whose shell is on the login node."""
     return (
         "srun", "--nodes=1", "--ntasks=1", f"--nodelist={allocation.nodes[0]}", "--overlap", "--mem=0", "--cpu-bind=none",
-        "--gres=none", "--quiet", "--job-name=pdslurm", sys.executable, "-m", "pdslurm", *argv,
+        "--gres=none", "--quiet", "--job-name=pdslurm", *cluster.slurm.srun, sys.executable, "-m", "pdslurm", *argv,
     )  # fmt: skip
 
 
@@ -107,7 +159,7 @@ def sbatch_options(plan: Plan) -> dict[str, Any]:
     for name in ("partition", "account", "qos", "constraint", "reservation"):
         if (value := getattr(slurm, name)) is not None:
             options[name] = value
-    options["time"] = time_min(plan, slurm)
+    options["time"] = time_min(plan, slurm)  # a time in `extra` comes in its place
     if slurm.exclusive:
         options["exclusive"] = True
     options["requeue" if slurm.requeue else "no-requeue"] = True

@@ -76,6 +76,8 @@ def _lines(deployment: Deployment, bound: BoundSet, arm: BoundArm, marks: Marks)
     yield from _header(plan, arm)
     yield from _names(plan, marks)
     yield FUNCTIONS
+    if options := config.cluster.slurm.srun:
+        yield f"STEP+=({' '.join(map(marks.word, options))})   # cluster.slurm.srun"
     yield from _read_addresses(config.cluster.network, plan.nodes, marks)
     yield ""
     yield "# --- the engines, side by side"

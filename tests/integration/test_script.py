@@ -276,3 +276,9 @@ def test_one_of_several_arms(make_config: MakeConfig, tmp_path: Path) -> None:
 def test_an_address_by_configuration(make_config: MakeConfig) -> None:
     text = sbatch_script(build_plan(make_config({"cluster.network.interface": "ib0", "cluster.network.cidr": "10.0.0.0/8"})))
     assert 'bash -c "$ASK" bash dev ib0 to 10.0.0.0/8' in text
+
+
+def test_the_sites_own_options_of_srun(make_config: MakeConfig) -> None:
+    text = sbatch_script(build_plan(make_config({"cluster.slurm.srun": ["--mpi=none", "--comment=a b"]})))
+    assert "\nSTEP+=(--mpi=none '--comment=a b')" in text
+    assert text.index("STEP=(") < text.index("STEP+=(") < text.index('srun "${STEP[@]}"')

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pdslurm.config import Cluster, Config, Model, Workload, arms_of
 from pdslurm.errors import ConfigError
-from pdslurm.plan.checks import attach, runtime, search, topology
+from pdslurm.plan.checks import attach, runtime, search, site, topology
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
@@ -43,6 +43,7 @@ def problems(config: Config) -> Iterator[str]:
         yield f"model.path={config.model.path}: config.json there is not JSON ({bad})"
     yield from _model(config.model)
     yield from _cluster(config.cluster)
+    yield from site.problems(config.cluster)
     yield from _workload(config.workload, config.model, shape)
     yield from search.problems(config)
     yield from runtime.problems(config.runtime)

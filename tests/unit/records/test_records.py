@@ -251,6 +251,20 @@ def test_keys_of_pd_arms_change_with_the_transport_that_is_asked(make_config: Ma
     assert keys(make_config(base)) == keys(make_config({**base, "cluster.env": {"UCX_PROTO_INFO": "y"}}))
 
 
+@pytest.mark.parametrize("network", [{"cluster.network.interface": "ib0"}, {"cluster.network.cidr": "10.79.0.0/16"}])
+def test_keys_change_with_the_network_that_is_chosen(make_config: MakeConfig, network: dict[str, Any]) -> None:
+    """Over several nodes alone, for within a node nothing passes it; and slices of one machine have no network."""
+    for base, differs in (
+        ({"topology.route": 4}, True),
+        ({"topology.route": 1}, True),
+        ({"topology.route": 1, "topology.nodes": 1}, False),
+        ({"topology.route": 4, "cluster.one_host": True}, False),
+    ):
+        before, after = keys(make_config(base)), keys(make_config({**base, **network}))
+        assert before.keys() == after.keys()
+        assert set(before.values()).isdisjoint(after.values()) is differs, base
+
+
 @pytest.mark.parametrize(
     "less",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,16 @@ def test_one_step_starts_all_agents(make_config: MakeConfig) -> None:
 
 def test_a_steps_own_variables_stay_out_of_the_next_step() -> None:
     given = {"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CPU_BIND": "x", "SLURM_CONF": "/c", "SRUN_DEBUG": "3"}
-    assert jobs.step_environment(given) == {"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_CONF": "/c"}
+    site = {"SLURM_MPI_TYPE": "none", "SLURM_NETWORK": "sn", "SLURMD_NODENAME": "n1", "PDSLURM_STEP": "7"}
+    assert jobs.step_environment(given | site) == {"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_CONF": "/c"} | site
+
+
+def test_the_sites_own_options_of_srun(make_config: MakeConfig) -> None:
+    cluster = make_config({"cluster.slurm": c.Slurm(srun=["--mpi=none", "--network=sn"])}).cluster
+    agents = jobs.agents_command(cluster, ["n1"], "10.0.0.1:5", "/key")
+    driver = jobs.driver_command(jobs.Allocation("7", ("n1",), 0), cluster, ["a=b"])
+    for command in (agents, driver):
+        assert command[command.index("--mpi=none") :][:4] == ("--mpi=none", "--network=sn", sys.executable, "-m")
 
 
 def test_the_allocation_this_process_is_in(programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +91,64 @@ def test_the_allocation_this_process_is_in(programs: Callable[..., None], monkey
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     found = jobs.current_allocation()
     assert found == jobs.Allocation("7", ("n1", "n2"), 2)
-    for host, here in (("n1", True), ("n1.cluster.local", True), ("n2", False), ("login", False)):
-        monkeypatch.setattr("platform.node", lambda host=host: host)
-        assert found.is_here is here
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "here"),
+    [
+        pytest.param(None, "n1", True, id="its name"),
+        pytest.param(None, "n1.cluster.local", True, id="its name with a domain"),
+        pytest.param(None, "n2", False, id="another node"),
+        pytest.param(None, "ip-10-0-1-5", True, id="a shell on the node, of another host name that Slurm knows"),
+        pytest.param(None, "ip-10-0-1-6", False, id="a shell on another node"),
+        pytest.param("n1", "ip-10-0-1-7", True, id="a step on the node, of another host name"),
+        pytest.param("n2", "n1", False, id="a step on another node whose host name misleads"),
+    ],
+)
+def test_the_first_node(
+    programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch, named: str | None, host: str, here: bool
+) -> None:
+    programs(scontrol='[ "$4" = n1 ] && echo "NodeName=n1 Arch=x86_64 NodeAddr=10.0.1.5 NodeHostName=ip-10-0-1-5 Version=24"')
+    monkeypatch.setattr("platform.node", lambda: host)
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    if named:
+        monkeypatch.setenv("SLURMD_NODENAME", named)
+    assert jobs.Allocation("7", ("n1", "n2"), 0).is_here is here
+
+
+def test_pdslurm_starts_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "ip-10-0-1-5")
+    monkeypatch.setenv("SLURMD_NODENAME", "n3")
+    found = jobs.Allocation("7", ("n1", "n2"), 0)
+    first = jobs.driver_environment({"PATH": "/bin", "SLURM_NTASKS": "1", "PDSLURM_STEP": "6"}, found)
+    assert first == {"PATH": "/bin", "PDSLURM_STEP": "7"}
+    with pytest.raises(ConfigError) as caught:
+        jobs.driver_environment({**first, "SLURMD_NODENAME": "n3"}, found)
+    where = "srun --nodelist=n1 started pdslurm on another node (SLURMD_NODENAME=n3, host name ip-10-0-1-5)"
+    assert caught.value.problems == (f"launcher=allocation: job 7: {where}; ask the site why, or use launcher=slurm",)
+
+
+@pytest.mark.parametrize(
+    "squeue",
+    ["echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", "true", "echo"],
+    ids=["unknown", "ended", "none"],
+)
+def test_a_job_that_has_ended(programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch, squeue: str) -> None:
+    programs(squeue=squeue)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(ConfigError) as caught:
+        jobs.current_allocation()
+    why = "this job has no nodes, for it has ended or not begun; run it in a new salloc, or `unset SLURM_JOB_ID` and use "
+    why += "launcher=slurm"
+    assert caught.value.problems == (f"launcher=allocation: SLURM_JOB_ID=7: {why}",)
+
+
+@pytest.mark.parametrize("variable", ["SLURM_HET_SIZE", "SLURM_JOB_ID_HET_GROUP_0"])
+def test_a_heterogeneous_job(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(ConfigError, match=f"launcher=allocation: {variable} is set: this is a heterogeneous job"):
+        jobs.current_allocation()
 
 
 def test_outside_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,125 @@
+"""From cluster.network and cluster.slurm to everything that is wrong with them, one sentence for each problem. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pdslurm.config import Cluster, Network, Slurm
+
+# sbatch's options whose values are text, even where they consist of digits
+TEXT = frozenset((
+    "partition", "account", "qos", "constraint", "reservation", "time", "time-min", "begin", "deadline", "comment", "wckey",
+    "dependency", "licenses", "mcs-label", "nodelist", "exclude", "prefer", "chdir", "clusters", "cluster", "mail-user",
+    "mail-type", "gres", "network", "acctg-freq", "hint", "export", "export-file", "uid", "gid", "kill-on-invalid-dep",
+    "open-mode", "profile", "propagate", "switches", "distribution", "cpu-freq", "gpu-freq", "gpu-bind", "gres-flags", "bb",
+    "bbf",
+))  # fmt: skip
+OWN_SBATCH = {
+    **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node", "ntasks-per-gpu"), "topology and cluster.gpus_per_node say it"),
+    **dict.fromkeys(("job-name", "output", "error", "input"), "the run's name and folder say it"),
+    "signal": "cluster.slurm.warn_s says it",
+    "requeue": "cluster.slurm.requeue says it",
+    "no-requeue": "cluster.slurm.requeue says it",
+    "array": "a run is one job",
+    "hetjob": "a run is one job of equal nodes",
+    "het-group": "a run is one job of equal nodes",
+    "wrap": "pdslurm writes the script",
+    "test-only": "it submits nothing; use launcher=plan",
+    "parsable": "pdslurm reads sbatch's answer",
+    "wait": "launcher.wait says it",
+    "quiet": "pdslurm reads sbatch's answer",
+}
+OWN_SRUN = frozenset((
+    "nodes", "ntasks", "ntasks-per-node", "nodelist", "exclude", "overlap", "exact", "exclusive", "mem", "cpu-bind", "gres",
+    "gpus", "gpus-per-node", "gpus-per-task", "kill-on-bad-exit", "wait", "quiet", "job-name", "jobid", "export", "output",
+    "error", "input", "pty", "het-group", "multi-prog", "test-only", "no-allocate", "immediate", "time", "relative", "label",
+    "chdir",
+))  # fmt: skip
+TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE"
+
+
+def problems(cluster: Cluster) -> Iterator[str]:
+    """Every problem of the site's network and of what is asked of its Slurm."""
+    yield from _network(cluster.network)
+    yield from _slurm(cluster.slurm)
+    yield from _extra(cluster.slurm)
+    yield from _srun(cluster.slurm.srun)
+
+
+def _network(network: Network) -> Iterator[str]:
+    if network.interface is not None and not re.fullmatch(r"[^\s,/:]{1,15}", network.interface):
+        yield f"cluster.network.interface={network.interface!r}: must be the name of one interface, such as ib0"
+    if network.cidr is None:
+        return
+    example = "must be one IPv4 network such as 10.79.0.0/16"
+    try:
+        net = ipaddress.ip_network(network.cidr, strict=False)
+    except ValueError:
+        yield f"cluster.network.cidr={network.cidr!r}: {example}"
+        return
+    if net.version != 4:
+        yield f"cluster.network.cidr={network.cidr}: {example}; pdslurm does not use IPv6"
+    elif net.prefixlen == 32:
+        why = "names one address, which one node alone can have"
+        yield f"cluster.network.cidr={network.cidr}: {why}; {example}"
+
+
+def _slurm(slurm: Slurm) -> Iterator[str]:
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(slurm, name)
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            yield f"cluster.slurm.{name}={value}: {_not_text(value)}"
+    if slurm.time_min is not None and slurm.time_min < 1:
+        yield f"cluster.slurm.time_min={slurm.time_min}: must be 1 minute or more; null: by the plan's estimate"
+    if slurm.warn_s < 0:
+        yield f"cluster.slurm.warn_s={slurm.warn_s}: must be 0 or more seconds"
+
+
+def _extra(slurm: Slurm) -> Iterator[str]:
+    """`extra` goes to sbatch as it is: what YAML turned into something else is refused, and what pdslurm sets itself."""
+    for given, value in slurm.extra.items():
+        name, field = str(given).replace("_", "-"), f"cluster.slurm.extra.{given}"
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
+            yield f"{field}: must be the long name of an option of sbatch, without its dashes"
+        elif name in OWN_SBATCH:
+            yield f"{field}={value}: pdslurm sets it itself; {OWN_SBATCH[name]}"
+        elif isinstance(value, (float, list, dict)) or (name in TEXT and not (value is None or isinstance(value, str))):
+            yield f"{field}={value}: {_not_text(value)}" + ("; or set cluster.slurm.time_min" if name == "time" else "")
+        elif name == "time" and value is not None:
+            yield from _time(slurm, value)
+        elif getattr(slurm, name.replace("-", "_"), None) is not None and name in TEXT and name != "time-min" and value is not None:
+            yield f"{field}={value}: cluster.slurm.{name}={getattr(slurm, name)} says it too; set one of them"
+
+
+def _time(slurm: Slurm, value: str) -> Iterator[str]:
+    if slurm.time_min is not None:
+        yield f"cluster.slurm.extra.time={value}: cluster.slurm.time_min={slurm.time_min} says it too; set one of them"
+    if not re.fullmatch(TIME, value):
+        yield f"cluster.slurm.extra.time={value!r}: must be MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES]"
+
+
+def _not_text(value: Any) -> str:
+    """What is wrong with a value that YAML read as something else than text: 4:00:00 as a number to base 60, 0123 to base 8."""
+    if isinstance(value, str):
+        return "is empty; give a name, or null to leave it out"
+    if isinstance(value, bool):
+        return "must be text, and YAML read a truth value; write it in quotes"
+    if isinstance(value, (list, dict)):
+        return "must be one value; write it as sbatch takes it, in quotes"
+    words = [f'"{value}"']
+    if isinstance(value, int) and value >= 60:
+        hours, minutes, seconds = value // 3600, value // 60 % 60, value % 60
+        words.append(f'"{hours}:{minutes:02}:{seconds:02}"' if hours else f'"{minutes}:{seconds:02}"')
+    return f"must be text, and YAML read a number (4:00:00 is one, too); write it in quotes, such as {' or '.join(words)}"
+
+
+def _srun(options: list[str]) -> Iterator[str]:
+    for option in options:
+        name = re.fullmatch(r"--([a-z][a-z0-9-]+)(=\S.*)?", option)
+        if name is None:
+            yield f"cluster.slurm.srun has {option!r}: each must be one long option of srun, such as --mpi=none"
+        elif name[1] in OWN_SRUN:
+            yield f"cluster.slurm.srun has {option}: pdslurm sets --{name[1]} itself; leave it out"
