@@ -159,7 +159,7 @@ def sbatch_options(plan: Plan) -> dict[str, Any]:
     for name in ("partition", "account", "qos", "constraint", "reservation"):
         if (value := getattr(slurm, name)) is not None:
             options[name] = value
-    options["time"] = time_min(plan, slurm)  # a time in `extra` comes in its place
+    options["time"] = time_min(plan, slurm)  # a time in `extra` comes in its place, as it is written
     if slurm.exclusive:
         options["exclusive"] = True
     options["requeue" if slurm.requeue else "no-requeue"] = True
@@ -168,4 +168,18 @@ def sbatch_options(plan: Plan) -> dict[str, Any]:
 
 def time_min(plan: Plan, slurm: Slurm) -> int:
     """Minutes to ask for."""
+    if (text := slurm.extra.get("time")) is not None:
+        return minutes_of(text)
     return slurm.time_min if slurm.time_min is not None else max(30, int(plan.estimate_s * 1.5 / 60) + 1)
+
+
+def minutes_of(text: str) -> int:
+    """A time as sbatch reads it, rounded up.
+
+    >>> minutes_of("90"), minutes_of("90:30"), minutes_of("4:00:00"), minutes_of("1-12"), minutes_of("1-0:30")
+    (90, 91, 240, 2160, 1470)
+    """
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    hours, minutes, seconds = [*parts, 0, 0][:3] if dash else {1: [0, *parts, 0], 2: [0, *parts]}.get(len(parts), parts)
+    return int(days or 0) * 24 * 60 + hours * 60 + minutes + -(-seconds // 60)

@@ -17,6 +17,7 @@ TEXT = frozenset((
     "open-mode", "profile", "propagate", "switches", "distribution", "cpu-freq", "gpu-freq", "gpu-bind", "gres-flags", "bb",
     "bbf",
 ))  # fmt: skip
+TIMES = frozenset(("time", "time-min", "begin", "deadline"))  # of which YAML makes seconds, or minutes
 OWN_SBATCH = {
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node", "ntasks-per-gpu"), "topology and cluster.gpus_per_node say it"),
     **dict.fromkeys(("job-name", "output", "error", "input"), "the run's name and folder say it"),
@@ -38,7 +39,7 @@ OWN_SRUN = frozenset((
     "error", "input", "pty", "het-group", "multi-prog", "test-only", "no-allocate", "immediate", "time", "relative", "label",
     "chdir",
 ))  # fmt: skip
-TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE"
+TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
 
 
 def problems(cluster: Cluster) -> Iterator[str]:
@@ -71,7 +72,7 @@ def _slurm(slurm: Slurm) -> Iterator[str]:
     for name in ("partition", "account", "qos", "constraint", "reservation"):
         value = getattr(slurm, name)
         if value is not None and not (isinstance(value, str) and value.strip()):
-            yield f"cluster.slurm.{name}={value}: {_not_text(value)}"
+            yield f"cluster.slurm.{name}={value}: {_not_text(name, value)}"
     if slurm.time_min is not None and slurm.time_min < 1:
         yield f"cluster.slurm.time_min={slurm.time_min}: must be 1 minute or more; null: by the plan's estimate"
     if slurm.warn_s < 0:
@@ -87,7 +88,7 @@ def _extra(slurm: Slurm) -> Iterator[str]:
         elif name in OWN_SBATCH:
             yield f"{field}={value}: pdslurm sets it itself; {OWN_SBATCH[name]}"
         elif isinstance(value, (float, list, dict)) or (name in TEXT and not (value is None or isinstance(value, str))):
-            yield f"{field}={value}: {_not_text(value)}" + ("; or set cluster.slurm.time_min" if name == "time" else "")
+            yield f"{field}={value}: {_not_text(name, value)}" + ("; or set cluster.slurm.time_min" if name == "time" else "")
         elif name == "time" and value is not None:
             yield from _time(slurm, value)
         elif getattr(slurm, name.replace("-", "_"), None) is not None and name in TEXT and name != "time-min" and value is not None:
@@ -101,7 +102,7 @@ def _time(slurm: Slurm, value: str) -> Iterator[str]:
         yield f"cluster.slurm.extra.time={value!r}: must be MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES]"
 
 
-def _not_text(value: Any) -> str:
+def _not_text(name: str, value: Any) -> str:
     """What is wrong with a value that YAML read as something else than text: 4:00:00 as a number to base 60, 0123 to base 8."""
     if isinstance(value, str):
         return "is empty; give a name, or null to leave it out"
@@ -110,10 +111,12 @@ def _not_text(value: Any) -> str:
     if isinstance(value, (list, dict)):
         return "must be one value; write it as sbatch takes it, in quotes"
     words = [f'"{value}"']
-    if isinstance(value, int) and value >= 60:
+    if isinstance(value, int) and value >= 60 and name in TIMES:
         hours, minutes, seconds = value // 3600, value // 60 % 60, value % 60
         words.append(f'"{hours}:{minutes:02}:{seconds:02}"' if hours else f'"{minutes}:{seconds:02}"')
-    return f"must be text, and YAML read a number (4:00:00 is one, too); write it in quotes, such as {' or '.join(words)}"
+    elif isinstance(value, int) and value > 7:
+        words.append(f'"0{value:o}"')
+    return f"must be text, and YAML read a number; write what you mean in quotes, such as {' or '.join(words)}"
 
 
 def _srun(options: list[str]) -> Iterator[str]:

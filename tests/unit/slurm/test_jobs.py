@@ -59,6 +59,16 @@ def test_the_time_asked_for_is_half_more_than_the_estimate(make_config: MakeConf
     assert plan.estimate_s * 1.5 / 60 < jobs.time_min(plan, c.Slurm()) <= plan.estimate_s * 1.5 / 60 + 1
 
 
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:30", 91), ("4:00:00", 240), ("0:59:60", 60), ("1-12", 2160), ("1-0:30", 1470), ("2-1:0:1", 2941)],
+)
+def test_a_time_in_sbatchs_words(make_config: MakeConfig, text: str, minutes: int) -> None:
+    slurm = c.Slurm(extra={"time": text})
+    plan = build_plan(make_config({"cluster.slurm": slurm}))
+    assert (jobs.time_min(plan, slurm), jobs.sbatch_options(plan)["time"]) == (minutes, text)
+
+
 def test_gpus_by(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"cluster\.slurm\.gpus_by=gpu: must be gres, gpus-per-node or none"):
         jobs.sbatch_options(build_plan(make_config({"cluster.slurm": c.Slurm(gpus_by="gpu")})))

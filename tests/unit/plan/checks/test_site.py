@@ -12,7 +12,7 @@ from pdslurm import config as c
 from pdslurm.plan.checks.site import problems
 
 NETWORK = "must be one IPv4 network such as 10.79.0.0/16"
-QUOTES = "must be text, and YAML read a number (4:00:00 is one, too); write it in quotes, such as"
+QUOTES = "must be text, and YAML read a number; write what you mean in quotes, such as"
 
 
 def cluster(text: str, folder: Path) -> c.Cluster:
@@ -51,7 +51,7 @@ def test_what_is_right(text: str, tmp_path: Path) -> None:
          f"cluster.network.cidr=10.1.2.3: names one address, which one node alone can have; {NETWORK}"),
         ("network: {interface: 'ib0,ib1'}",
          "cluster.network.interface='ib0,ib1': must be the name of one interface, such as ib0"),
-        ("slurm: {account: 0123}", f'cluster.slurm.account=83: {QUOTES} "83" or "1:23"'),
+        ("slurm: {account: 0123}", f'cluster.slurm.account=83: {QUOTES} "83" or "0123"'),
         ("slurm: {partition: 1e3}", f'cluster.slurm.partition=1000.0: {QUOTES} "1000.0"'),
         ("slurm: {qos: on}", "cluster.slurm.qos=True: must be text, and YAML read a truth value; write it in quotes"),
         ("slurm: {qos: ''}", "cluster.slurm.qos=: is empty; give a name, or null to leave it out"),
@@ -59,6 +59,8 @@ def test_what_is_right(text: str, tmp_path: Path) -> None:
         ("slurm: {extra: {time: 4:00:00}}",
          f'cluster.slurm.extra.time=14400: {QUOTES} "14400" or "4:00:00"; or set cluster.slurm.time_min'),
         ("slurm: {extra: {begin: 16:00}}", f'cluster.slurm.extra.begin=960: {QUOTES} "960" or "16:00"'),
+        ("slurm: {extra: {time: UNLIMITED}}",
+         "cluster.slurm.extra.time='UNLIMITED': must be MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES]"),
         ("slurm: {extra: {time: 4h}}",
          "cluster.slurm.extra.time='4h': must be MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES]"),
         ("slurm: {time_min: 60, extra: {time: '4:00:00'}}",
