@@ -163,7 +163,8 @@ def sbatch_options(plan: Plan) -> dict[str, Any]:
     if slurm.exclusive:
         options["exclusive"] = True
     options["requeue" if slurm.requeue else "no-requeue"] = True
-    return {**options, **{name.replace("_", "-"): value for name, value in slurm.extra.items()}}
+    options |= {name.replace("_", "-"): value for name, value in slurm.extra.items()}
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def time_min(plan: Plan, slurm: Slurm) -> int:

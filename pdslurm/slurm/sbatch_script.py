@@ -109,8 +109,7 @@ def _header(plan: Plan, arm: BoundArm) -> Iterator[str]:
     )
     yield ABOUT
     for name, value in {"job-name": plan.name, **sbatch_options(plan)}.items():
-        if value is not None and value is not False:
-            yield f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={directive(name, value)}"
+        yield f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={directive(name, value)}"
     yield ""
     yield from plan.config.cluster.slurm.setup
 

@@ -42,7 +42,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
          {"nodes": 4, "ntasks-per-node": 1, "time": 30, "exclusive": True, "requeue": True}),
         ({"cluster.slurm": c.Slurm(gpus_by="gpus-per-node", partition="p5", account="lab", qos="high", constraint="efa",
                                    reservation="paper", time_min=90, exclusive=False, requeue=False,
-                                   extra={"mail_type": "END", "nice": 5})},
+                                   extra={"mail_type": "END", "nice": 5, "mem": None, "hold": False})},
          {"nodes": 4, "ntasks-per-node": 1, "gpus-per-node": "8", "partition": "p5", "account": "lab", "qos": "high",
           "constraint": "efa", "reservation": "paper", "time": 90, "no-requeue": True, "mail-type": "END", "nice": 5}),
         ({"cluster.slurm": c.Slurm(gpus_by="none"), "topology.nodes": 2},
