@@ -49,7 +49,10 @@ def run_path(config: Config) -> Path:
     if config.run_dir:
         return Path(config.run_dir)
     measured = {k: v for k, v in as_dict(config).items() if k not in NOT_MEASURED}
-    for asked_of_slurm in ("slurm", "network", "ports"):
+    network = measured["cluster"].pop("network")
+    named = {name: network[name] for name in ("interface", "cidr") if network[name] and not config.cluster.one_host}
+    measured["cluster"] |= {"network": named} if named else {}  # two networks are two experiments
+    for asked_of_slurm in ("slurm", "ports"):
         measured["cluster"].pop(asked_of_slurm)
     _drop_defaults(measured["workload"], Workload, ("starts",))
     _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))

@@ -35,6 +35,9 @@ MakeConfig = Callable[..., c.Config]
         ({"workload.num_prompts": 11}, False),
         ({"topology.route": 4}, False),
         ({"seed": 1}, False),
+        ({"cluster.network": c.Network(interface="ib0")}, False),
+        ({"cluster.network": c.Network(cidr="10.1.0.0/16")}, False),
+        ({"cluster.network": c.Network(transport=c.Transport.tcp)}, True),
     ],
 )
 def test_the_same_measurement_finds_its_folder_again(make_config: MakeConfig, changes: dict[str, object], same: bool) -> None:
