@@ -3,6 +3,7 @@ allowed and what to do. Pure, but for the programs that are looked for."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,18 +84,42 @@ def gpu_findings(
     if "gpus" not in results:
         no_program = f"needs {needs} GPUs, and this machine has no nvidia-smi; without GPUs use cluster=laptop"
         return [f"cluster={cluster.name}: {no_program}"], {}
+    if silent := next(nvidia_smi_findings(results), None):
+        return [silent], {}
     try:
-        there = gpus.parse_gpus(results["gpus"].out if results["gpus"].code == 0 else results["gpus"].why)
-        apps = gpus.parse_processes(results["apps"].out if results["apps"].code == 0 else results["apps"].why)
+        there, apps = gpus.parse_gpus(results["gpus"].out), gpus.parse_processes(results["apps"].out)
     except ValueError as error:
-        return [f"nvidia-smi: {error}; the driver or a GPU is out of order, use another node and tell the administrator"], {}
+        return [f"nvidia-smi: prints what pdslurm cannot read ({str(error)[:200]!r}); {gpus.OUT_OF_ORDER}"], {}
     chosen = gpus.select_gpus(there, needs, visible_devices)
     findings = list(gpus.busy_findings(chosen, apps, owner))
+    findings += order_findings(config, there, visible_devices)
     if len(chosen) < needs:
-        slurm = f", of which this job was given {visible_devices}" if visible_devices else ""
-        findings.insert(0, f"cluster={cluster.name}: needs {needs} GPUs, and this machine has {len(there)}{slurm}")
+        has = f"cluster={cluster.name}: needs {needs} GPUs, and this machine has {len(there)}"
+        few = visible_devices is not None and len(there) >= needs
+        findings.insert(0, gpus.too_few(needs, len(chosen), visible_devices) if few else has)
     states = gpu_states.parse_states(results["states"].out if results["states"].code == 0 else "")
-    return findings, gpus.gpu_facts(there, states)
+    return findings, gpus.gpu_facts(chosen, states)
+
+
+def nvidia_smi_findings(results: Mapping[str, CommandResult]) -> Iterator[str]:
+    """nvidia-smi that does not answer, or fails. Its states are facts alone: an older driver may not know one of their fields."""
+    for result in (results["gpus"], results["apps"]):
+        if result.code is None:
+            hangs = "the GPU driver of this node hangs; use another node and tell the administrator"
+            yield f"nvidia-smi gave no answer within {result.limit_s:g} s; {hangs}"
+        elif result.code:
+            yield f"nvidia-smi: {result.why}; {gpus.OUT_OF_ORDER}"
+
+
+def order_findings(config: Config, there: Sequence[gpus.Gpu], visible_devices: str | None) -> Iterator[str]:
+    """GPUs of several kinds, which CUDA and nvidia-smi count in different orders."""
+    kinds = list(dict.fromkeys(gpu.name for gpu in there))
+    order = {**os.environ, **config.cluster.env, **config.runtime.env}.get("CUDA_DEVICE_ORDER")
+    if len(kinds) > 1 and order != "PCI_BUS_ID" and not (visible_devices or "").startswith("GPU-"):
+        yield (
+            f"CUDA_DEVICE_ORDER={order or 'FASTEST_FIRST'}: this node has {' and '.join(kinds)}, and CUDA counts them in another "
+            "order than nvidia-smi, by which pdslurm judges them; set CUDA_DEVICE_ORDER=PCI_BUS_ID in cluster.env"
+        )
 
 
 def engine_findings(config: Config, probe: Mapping[str, Any], result: CommandResult) -> Iterator[str]:

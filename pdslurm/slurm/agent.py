@@ -20,13 +20,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pdslurm.config import Config, from_dict
 from pdslurm.errors import CleanUpFailed, PdslurmError, PreflightError
-from pdslurm.node import gpu_states, network
+from pdslurm.node import gpu_states, gpus, network
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.node_check import NodeReport, check_node
 from pdslurm.node.ports import ReservedPorts
@@ -185,7 +185,6 @@ class Agent:
             self.processes.engine_env,
             run_dir=run_dir,
             routers=order["routers"],
-            visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
             give_up=lambda: self.ending,
         )
         return asdict(report)
@@ -206,31 +205,16 @@ class Agent:
         process = Process(**order["process"])
         self.reported_dead.discard(process.name)
         try:
-            if planned := process.env.get("CUDA_VISIBLE_DEVICES"):
-                own = visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES"))
-                process = replace(process, env={**process.env, "CUDA_VISIBLE_DEVICES": own})
             self.processes.start(process, Path(order["log"]))
         except Exception as error:
             self._tell(died=process.name, cause=getattr(error, "cause", f"cannot be started: {error}"), tail="")
 
     def _do_gpu_states(self, order: dict[str, Any]) -> list[dict[str, Any]]:
-        planned = ",".join(map(str, order["gpus"]))
-        return gpu_states.read_states(visible_gpus(planned, os.environ.get("CUDA_VISIBLE_DEVICES")).split(","))
+        return gpu_states.read_states(gpus.visible_gpus(order["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES")))
 
     def _do_stop(self, order: dict[str, Any]) -> list[int]:
         self.processes.stop([r for r in self.processes.running if r.process.name in order["names"]])
         return self.processes.left_behind
-
-
-def visible_gpus(planned: str, visible_devices: str | None) -> str:
-    """The plan counts a node's GPUs from 0; where Slurm gave this job some of them only, they are meant.
-
-    >>> visible_gpus("0,1", "4,5,6,7"), visible_gpus("2,3", None)
-    ('4,5', '2,3')
-    """
-    own = visible_devices.split(",") if visible_devices else []
-    numbers = [int(n) for n in planned.split(",")]
-    return ",".join(own[n] for n in numbers) if own and max(numbers) < len(own) else planned
 
 
 def log(text: str) -> None:

@@ -332,6 +332,66 @@ def test_gpus_are_counted(on_gpus: Callable[..., c.Config], tmp_path: Path) -> N
     assert failing(on_gpus(3), tmp_path) == ("cluster=eights: needs 4 GPUs, and this machine has 3",)
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("4,5,6,7", [4, 5, 6, 7]),
+        ("GPU-6,GPU-2,GPU-1,GPU-0", [6, 2, 1, 0]),
+        ("4,5,6", "CUDA_VISIBLE_DEVICES=4,5,6: leaves 3 GPUs of this node, and the plan needs 4 here; name 4 by number or UUID, "
+                  "each once, or plan for fewer"),
+        ("", "CUDA_VISIBLE_DEVICES=: leaves no GPU of this node, and the plan needs 4 here; name 4 by number or UUID, each once, or "
+             "plan for fewer"),
+    ],
+)  # fmt: skip
+def test_gpus_are_those_that_the_environment_leaves(
+    on_gpus: Callable[..., c.Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[int] | str
+) -> None:
+    """GPU 3 is busy, and none of this run's."""
+    config = on_gpus(8, "GPU-3, 1, 71680, other\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if isinstance(expected, str):
+        assert failing(config, tmp_path) == (expected,)
+        return
+    with ReservedPorts() as own:
+        _, report = check_and_bind(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, own)
+    assert report.facts["gpus_used"] == expected
+    assert sorted(state["gpu"] for state in report.facts["gpu_states"]) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("code", "finding"),
+    [
+        ("print('Unable to determine the device handle for GPU 0000:41:00.0: GPU is lost.'); raise SystemExit(15)",
+         "nvidia-smi: exit code 15: Unable to determine the device handle for GPU 0000:41:00.0: GPU is lost."),
+        ("print('| NVIDIA-SMI 580 |')", "nvidia-smi: prints what pdslurm cannot read ('| NVIDIA-SMI 580 |')"),
+        ("print('0, GPU-0, NVIDIA H2')", "nvidia-smi: prints what pdslurm cannot read ('0, GPU-0, NVIDIA H2')"),
+    ],
+)  # fmt: skip
+def test_an_nvidia_smi_that_is_ill(
+    on_gpus: Callable[..., c.Config], program: Callable[[str, str], str], tmp_path: Path, code: str, finding: str
+) -> None:
+    config = on_gpus(4)
+    program("nvidia-smi", code)
+    assert failing(config, tmp_path) == (
+        f"{finding}; the driver or a GPU is out of order, use another node and tell the administrator",
+    )
+
+
+def test_gpus_of_two_kinds_are_counted_by_one_order(
+    on_gpus: Callable[..., c.Config], program: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = on_gpus(4)
+    mixed = NVIDIA_SMI.format(count=4, processes="").replace('f"GPU-{n}"', 'f"GPU-{n}", "name": "T1000" if n == 0 else "A100"')
+    program("nvidia-smi", mixed)
+    (finding,) = failing(config, tmp_path)
+    assert finding.startswith(
+        "CUDA_DEVICE_ORDER=FASTEST_FIRST: this node has T1000 and A100, and CUDA counts them in another order"
+    )
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    with ReservedPorts() as own:
+        check_and_bind(build_plan(config), EngineEnv(config.runtime), tmp_path / "cache", tmp_path, own)
+
+
 def test_a_busy_gpu_names_its_process_and_owner(on_gpus: Callable[..., c.Config], tmp_path: Path) -> None:
     """GPU 5 is busy too, but not this plan's."""
     lines = f"GPU-2, {os.getpid()}, 71680, python3 -m train\nGPU-5, 1, 71680, other\n"
@@ -353,11 +413,12 @@ def test_a_driver_that_does_not_answer(
 def test_what_hangs_is_left_behind_and_ended(
     on_gpus: Callable[..., c.Config], program: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pdslurm.node.parallel_commands.TIMEOUT_S", 3.0)
+    monkeypatch.setattr("pdslurm.node.node_check.NVIDIA_SMI_S", 3.0)
     config = on_gpus(4)
     program("nvidia-smi", f"import os, time; open({str(tmp_path)!r} + f'/pid-{{os.getpid()}}', 'w'); time.sleep(60)")
     (finding,) = failing(config, tmp_path)
-    assert finding.startswith("nvidia-smi: no answer within 3 s; the driver or a GPU is out of order")
+    hangs = "the GPU driver of this node hangs; use another node and tell the administrator"
+    assert finding == f"nvidia-smi gave no answer within 3 s; {hangs}"
     pids = [int(p.name.removeprefix("pid-")) for p in tmp_path.glob("pid-*")]
     assert len(pids) == 3
     assert not any(psutil.pid_exists(pid) for pid in pids)

@@ -75,14 +75,15 @@ def test_clocks_of_a_driver_without_counters() -> None:
 
 
 def test_a_gpu_s_own_facts_and_what_a_driver_does_not_tell() -> None:
-    fields, line = ("index", *FACT_FIELDS), "0, NVIDIA H100 80GB HBM3, 700.00, 580.159.04, 00000000:19:00.0\n"
+    fields, line = ("index", *FACT_FIELDS), "0, NVIDIA H100 80GB HBM3, 700.00, 580.159.04, 00000000:19:00.0, GPU-6f2a\n"
     told = parse_facts(line, fields)
     assert told == {
-        0: {"name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0, "driver": "580.159.04", "bus_id": "00000000:19:00.0"}
-    }
+        0: {"name": "NVIDIA H100 80GB HBM3", "power_limit_w": 700.0, "driver": "580.159.04", "bus_id": "00000000:19:00.0",
+            "uuid": "GPU-6f2a"}
+    }  # fmt: skip
     (state,) = parse_states("0, 345, 1980, 31, Enabled, 0x0000000000000001\n")
     assert states_during([state], [state | told[0]])[0]["name"] == "NVIDIA H100 80GB HBM3", "they go into the record"
-    assert set(parse_facts(line.replace("700.00", "[N/A]"), fields)[0]) == {"name", "driver", "bus_id"}
+    assert set(parse_facts(line.replace("700.00", "[N/A]"), fields)[0]) == {"name", "driver", "bus_id", "uuid"}
     assert parse_facts("0, 345, 1980, 31, Enabled, 0x0000000000000001\n", fields) == {}, "another query's answer"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from pdslurm.errors import PreflightError
 from pdslurm.node.gpus import (
     APP_FIELDS,
     GPU_FIELDS,
@@ -14,6 +17,7 @@ from pdslurm.node.gpus import (
     parse_processes,
     query,
     select_gpus,
+    visible_gpus,
 )
 
 H200 = """\
@@ -45,12 +49,19 @@ def test_the_commands() -> None:
         ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.159\n", None),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is "
          "installed and running.\n", None),
+        ("Unable to determine the device handle for GPU 0000:41:00.0: GPU is lost.  Reboot the system to recover this GPU\n", None),
+        ("index, uuid, name, memory.total [MiB], memory.used [MiB], driver_version, mig.mode.current\n", None),
+        ("0, GPU-a0, NVIDIA H200, 143771, 0, 580.1", None),  # cut off
+        ("1, [Unknown Error], [Unknown Error], 143771, [GPU is lost], 580.159.04, [N/A]\n",
+         (Gpu(1, "[Unknown Error]", "[Unknown Error]", 143771, None, "580.159.04", False, "[Unknown Error]"),)),
+        ("1, GPU-a1, NVIDIA H200, 143771, ERR!, 580.159.04, Disabled\n",
+         (Gpu(1, "GPU-a1", "NVIDIA H200", 143771, None, "580.159.04", False, "ERR!"),)),
         ("", ()),
     ],
 )  # fmt: skip
 def test_parse_gpus(text: str, found: tuple[Gpu, ...] | None) -> None:
     if found is None:
-        with pytest.raises(ValueError, match=text.splitlines()[0]):
+        with pytest.raises(ValueError, match=re.escape(text.splitlines()[0])):
             parse_gpus(text)
     else:
         assert parse_gpus(text) == found
@@ -72,10 +83,39 @@ def test_parse_processes(text: str, found: tuple[GpuProcess, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("needs", "given", "indices"),
-    [(2, None, [0, 1]), (9, None, [0, 1, 2, 3]), (2, "2,3", [2, 3]), (1, "3,1", [3]), (2, "GPU-a1,GPU-a0", [0, 1]), (2, "7", [])],
-)
+    [
+        (2, None, [0, 1]), (9, None, [0, 1, 2, 3]), (2, "2,3", [2, 3]), (1, "3,1", [3]), (2, " 3 , 2 ", [3, 2]),
+        (2, "GPU-a1,GPU-a0", [1, 0]), (1, "GPU-a2", [2]), (1, "GPU-a", []), (2, "GPU-a2,GPU-a2", []), (2, "1,1", []),
+        (2, "7", []), (2, "1,7,2", [1]), (2, "1,-1,2", [1]), (2, "-1", []), (2, "", []), (2, "NoDevFiles", []),
+        (2, "0,GPU-a1", [0]), (2, "MIG-a1,MIG-a2", []), (4, "0,1,2", [0, 1, 2]),
+    ],
+)  # fmt: skip
 def test_select_gpus(needs: int, given: str | None, indices: list[int]) -> None:
     assert [g.index for g in select_gpus([gpu(n) for n in range(4)], needs, given)] == indices
+
+
+@pytest.mark.parametrize(
+    ("planned", "given", "expected"),
+    [
+        ([0, 1, 2, 3], None, ["0", "1", "2", "3"]),
+        ([0, 1], "0,1,2,3,4,5,6,7", ["0", "1"]),
+        ([0, 1], "4,5,6,7", ["4", "5"]),
+        ([2, 3], "4,5,6,7", ["6", "7"]),  # the second of two nodes that share a host
+        ([3], "GPU-a,GPU-b,GPU-c,GPU-d", ["GPU-d"]),
+        ([6, 7], "0,1", "leaves 2 GPUs of this node, and the plan needs 8 here; name 8 by number or UUID, each once"),
+        ([0], "", "CUDA_VISIBLE_DEVICES=: leaves no GPU of this node, and the plan needs 1 here"),
+        ([0, 1], "3,-1", "CUDA_VISIBLE_DEVICES=3,-1: leaves 1 GPU of this node, and the plan needs 2 here"),
+        ([0], "MIG-d", "leaves no GPU of this node .MIG names a part of a GPU, and engines take whole GPUs., and the plan needs 1"),
+    ],
+)
+def test_the_plans_gpus_are_those_that_this_process_was_given(
+    planned: list[int], given: str | None, expected: list[str] | str
+) -> None:
+    if isinstance(expected, list):
+        assert visible_gpus(planned, given) == expected
+    else:
+        with pytest.raises(PreflightError, match=expected):
+            visible_gpus(planned, given)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +140,11 @@ def test_select_gpus(needs: int, given: str | None, indices: list[int]) -> None:
         pytest.param(
             [gpu(2, used=None, mig=True)], [],
             ["GPU 2: MIG is on, and engines take whole GPUs; `nvidia-smi -i 2 -mig 0` turns it off"], id="MIG",
+        ),
+        pytest.param(
+            [Gpu(3, "GPU-a3", "NVIDIA H200", 143771, None, "580.159.04", False, "[GPU is lost]")], [],
+            ["GPU 3: nvidia-smi says [GPU is lost] of it; the driver or a GPU is out of order, use another node and tell the "
+             "administrator"], id="lost",
         ),
     ],
 )  # fmt: skip

@@ -10,24 +10,9 @@ import pytest
 from pdslurm.errors import CleanUpFailed, ConfigError, ProcessDied
 from pdslurm.node.processes import LocalProcesses, Started
 from pdslurm.plan.deployment import Process
-from pdslurm.slurm.agent import Agent, visible_gpus
+from pdslurm.slurm.agent import Agent
 from pdslurm.slurm.agents import CREDENTIALS, SRUN_FAILURES
 from pdslurm.slurm.wire import Wire
-
-
-@pytest.mark.parametrize(
-    ("planned", "given", "expected"),
-    [
-        ("0,1,2,3", None, "0,1,2,3"),
-        ("0,1", "0,1,2,3,4,5,6,7", "0,1"),
-        ("0,1", "4,5,6,7", "4,5"),
-        ("3", "GPU-a,GPU-b,GPU-c,MIG-d", "MIG-d"),
-        ("6,7", "0,1", "6,7"),  # a step that was given too few: preflight says so
-        ("0", "", "0"),
-    ],
-)
-def test_the_plans_gpus_are_those_that_slurm_gave(planned: str, given: str | None, expected: str) -> None:
-    assert visible_gpus(planned, given) == expected
 
 
 class Sent:
