@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pdslurm.config import Config, Device, Transport, arms_of
+from pdslurm.config import Config, Device, RuntimeKind, Transport, arms_of
 from pdslurm.node import gpu_states, gpus
 from pdslurm.node.parallel_commands import CommandResult
 from pdslurm.plan.commands import CONNECTORS
@@ -19,7 +19,6 @@ GIB = 2**30
 MEMLOCK_GIB = (
     16.0  # RDMA registers send and bounce buffers; on the CPU the KV cache itself, and then Slurm's usual unlimited is due
 )
-DISK_GIB = 1.0  # records, logs and every request's times of a large run are some 100 MB
 SHM_GIB_PER_GPU = 0.0625  # vLLM's queue to its workers and NCCL's; docker's own 64 MB for all of a node end in SIGBUS
 CLOCK_S = 1.0  # events of different nodes stand in one order
 RDMA_TRANSPORTS = frozenset(
@@ -184,18 +183,23 @@ def memlock_findings(fields: Sequence[str], limits: Mapping[str, Any]) -> Iterat
     )
 
 
-def disk_findings(free: Mapping[str, int], read_only: Sequence[str], shm_free: int | None, needs: int) -> Iterator[str]:
-    """Space where runs write."""
-    for name in read_only:
-        yield f"{name}: cannot be written on this node; it has to be a folder that this user may write on every node"
-    for name, left in free.items():
-        if left < DISK_GIB * GIB and name not in read_only:
-            yield f"{name}: {left / GIB:.2f} GiB free; logs and records need {DISK_GIB:g}, make room or name another"
+def shm_findings(shm_free: int | None, needs: int) -> Iterator[str]:
+    """Space in /dev/shm for the queues between an engine's processes."""
     least = max(1, needs) * SHM_GIB_PER_GPU
     if shm_free is not None and shm_free < least * GIB:
         yield (
             f"/dev/shm: {shm_free / GIB:.2f} GiB free; engines of {needs} GPUs need {least:g}; remove what dead processes left "
             "there, or mount it larger"
+        )
+
+
+def port_findings(config: Config) -> Iterator[str]:
+    """vLLM's own choice of ports: without VLLM_PORT the kernel gives each engine others."""
+    outer = os.environ if config.runtime.kind is RuntimeKind.bare else {}  # a container gets none of these
+    if port := {**outer, **config.cluster.env, **config.runtime.env}.get("VLLM_PORT"):
+        yield (
+            f"VLLM_PORT={port}: every engine would look for its own ports from there, and two that start together on one node may "
+            "take the same; take VLLM_PORT out of the environment, and the kernel gives each its own"
         )
 
 

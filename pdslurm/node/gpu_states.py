@@ -50,8 +50,8 @@ def _state(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parse_facts(text: str, fields: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """GPU → its `name`, `power_limit_w`, `driver`, `bus_id` and `uuid`, as far as they are told. A line that has not as many fields is
-    another program's."""
+    """GPU → its `name`, `power_limit_w`, `driver`, `bus_id` and `uuid`, as far as they are told. A line that has not as many fields
+    is another program's."""
     found: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]

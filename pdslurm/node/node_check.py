@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from pdslurm.config import Config, Device
 from pdslurm.node import findings, gpu_states, gpus
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.engine_probe import MARK
+from pdslurm.node.folders import Folders, folder_findings, read_folders
 from pdslurm.node.leftovers import leftover_findings, processes_here
 from pdslurm.node.parallel_commands import Command, CommandResult, ParallelCommands
 from pdslurm.node.provenance import ENGINE_PACKAGES
@@ -38,6 +38,7 @@ class NodeReport:
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of the engine's environment; empty: it cannot be asked
     facts: Mapping[str, Any] = field(default_factory=dict)
     to_compare: Mapping[str, str] = field(default_factory=dict)  # what beside versions has to be the same on every node
+    notes: Sequence[str] = ()  # told, and no reason to end
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class NodeState:
 
     results: Mapping[str, CommandResult]
     probe: Mapping[str, Any]
-    free: Mapping[str, int]  # place → bytes free
-    read_only: Sequence[str] = ()  # places that this user cannot write
+    folders: Folders = field(default_factory=Folders)
     leftovers: Sequence[str] = ()  # a finding for each process of an earlier run
 
 
@@ -60,15 +60,15 @@ def check_node(
     routers: bool = True,
     give_up: Callable[[], bool] = lambda: False,
 ) -> NodeReport:
-    """This node for a plan that puts `needs` GPUs' worth of engines here, and the routers if it says so. CUDA_VISIBLE_DEVICES, which
-    Slurm or the user sets, says which GPUs it has; all that nvidia-smi lists count where it is not set. `give_up` says that nobody
-    waits for the report any more.
+    """This node for a plan that puts `needs` GPUs' worth of engines here, and the routers if it says so. CUDA_VISIBLE_DEVICES,
+    which Slurm or the user sets, says which GPUs it has; all that nvidia-smi lists count where it is not set. `give_up` says that
+    nobody waits for the report any more.
     """
     missing = list(findings.missing_programs(config)) if engine_env.is_bare else []
     has_python = not any(m.startswith("runtime.python") for m in missing)
     routers = routers and not any(m.startswith("runtime.router") for m in missing)
     commands = commands_for(config, engine_env, probe_engine=has_python, routers=routers)
-    state = read_node(commands, run_dir, os.environ, give_up)
+    state = read_node(config, commands, run_dir, give_up, bare=engine_env.is_bare)
     report = judge_node(config, needs, state, missing, owner=owner_of, visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not engine_env.image_id:
         return report
@@ -100,13 +100,14 @@ def commands_for(config: Config, engine_env: EngineEnv, *, probe_engine: bool, r
     return commands
 
 
-def read_node(commands: Mapping[str, Command], run_dir: Path, environ: Mapping[str, str], give_up: Callable[[], bool]) -> NodeState:
+def read_node(
+    config: Config, commands: Mapping[str, Command], run_dir: Path, give_up: Callable[[], bool], *, bare: bool
+) -> NodeState:
     """Runs the commands and reads the rest meanwhile."""
+    environ = dict(os.environ)
     limits_s = dict.fromkeys(("gpus", "apps", "states"), NVIDIA_SMI_S)
     with ParallelCommands(commands, environ, limits_s) as running:
-        places = {f"run_dir={run_dir}": run_dir, f"the temporary folder {tempfile.gettempdir()}": Path(tempfile.gettempdir())}
-        free = {name: psutil.disk_usage(str(path)).free for name, path in places.items() if path.is_dir()}
-        read_only = [name for name, path in places.items() if not can_write(path)]
+        folders = read_folders(run_dir, {**environ, **config.cluster.env, **config.runtime.env}, bare=bare)
         leftovers = leftover_findings(processes_here())
         results = running.results(give_up)
     if any(busy_now(results)):
@@ -114,16 +115,7 @@ def read_node(commands: Mapping[str, Command], run_dir: Path, environ: Mapping[s
         with ParallelCommands({name: commands[name] for name in ("gpus", "apps")}, environ, limits_s) as running:
             results |= running.results(give_up)
     probe = probe_parts(results["probe"].out) if "probe" in results else {}
-    return NodeState(results, probe, free, read_only, leftovers)
-
-
-def can_write(folder: Path) -> bool:
-    """By doing it: root may, says access(2), also where the file system is mounted read-only by a server."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+    return NodeState(results, probe, folders, leftovers)
 
 
 def busy_now(results: Mapping[str, CommandResult]) -> Iterator[str]:
@@ -174,12 +166,16 @@ def judge_node(
     if (rdma := findings.rdma_fields(config)) and "devices" in probe:
         lines += findings.fabric_findings(rdma, probe["devices"], config)
         lines += findings.memlock_findings(rdma, probe["limits"])
-    lines += findings.disk_findings(state.free, state.read_only, probe.get("shm_free"), needs)
+    lines += [*folder_findings(state.folders), *findings.shm_findings(probe.get("shm_free"), needs)]
+    lines += findings.port_findings(config)
     lines += findings.model_findings(config, probe.get("model"))
     lines += state.leftovers
+    free = {place.name: place.free for place in state.folders.places if place.free is not None}
     of_probe = {key: probe[key] for key in ("limits", "devices", "shm_free", "model") if key in probe}
-    facts = {**facts, **of_probe, "free": dict(state.free), "nixl": probe.get("nixl", {}).get("backends")}
-    return NodeReport(tuple(lines), versions if versions.get("vllm") else {}, facts, facts_to_compare(facts))
+    facts = {**facts, **of_probe, "free": free, "nixl": probe.get("nixl", {}).get("backends")}
+    facts |= {"notes": list(state.folders.notes)} if state.folders.notes else {}
+    known = versions if versions.get("vllm") else {}
+    return NodeReport(tuple(lines), known, facts, facts_to_compare(facts), tuple(state.folders.notes))
 
 
 def facts_to_compare(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -95,8 +95,8 @@ class ParallelCommands:
 
 
 def output_of(command: Sequence[str], timeout_s: float, cwd: Path | None = None) -> CommandResult:
-    """Runs a short command of the node itself and kills it, with what it started, after `timeout_s`. It does not wait for the end of
-    what was killed: a process that hangs in a driver cannot be ended. Raises OSError."""
+    """Runs a short command of the node itself and kills it, with what it started, after `timeout_s`. It does not wait for the end
+    of what was killed: a process that hangs in a driver cannot be ended. Raises OSError."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, start_new_session=True)
         try:

@@ -26,6 +26,7 @@ from pdslurm.records.measurement import content_key
 from pdslurm.records.whole_file import write_json
 
 HELP_TIMEOUT_S = 300.0  # vLLM imports torch before it prints its help: 12 s here, more from a cold network file system
+RANKS = "--data-parallel-size"  # vLLM adds each rank's number to its side channel's port
 Options = Mapping[str, frozenset[str]]  # engine, router → the long and short options that it knows
 
 
@@ -77,9 +78,21 @@ def bind_checked(
         findings += error.problems
     if plan.config.launcher.only_preflight:
         print(format_table(reports), flush=True)
+    for note in notes_of(reports):
+        print(note, flush=True)
     if findings or not deployment:
         raise PreflightError(findings)
     return deployment
+
+
+def notes_of(reports: Mapping[str, NodeReport]) -> Iterator[str]:
+    """Each note once, with the nodes that have it."""
+    nodes: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        for note in report.notes:
+            nodes.setdefault(note, []).append(name)
+    for note, names in nodes.items():
+        yield f"note: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}"
 
 
 def processes_of(deployment: Deployment) -> Iterator[Process]:
@@ -107,9 +120,10 @@ def bind_free(
 def ports_of(process: Process) -> set[int]:
     """Every port that a process will listen on, read from its own command line and environment."""
     flags = ("--port", "--prometheus-port", "--master-port", "--data-parallel-rpc-port")
-    found = {int(value) for flag, value in zip(process.argv, process.argv[1:], strict=False) if flag in flags}
-    side_channel = process.env.get("VLLM_NIXL_SIDE_CHANNEL_PORT")
-    return found | ({int(side_channel)} if side_channel else set())
+    given = [(flag, int(value)) for flag, value in zip(process.argv, process.argv[1:], strict=False) if flag in (*flags, RANKS)]
+    found = {value for flag, value in given if flag != RANKS}
+    first = int(process.env.get("VLLM_NIXL_SIDE_CHANNEL_PORT", 0))
+    return found | (set(range(first, first + dict(given).get(RANKS, 1))) if first else set())
 
 
 def known_options(config: Config, versions: Mapping[str, str | None], cache: Path, engine_env: EngineEnv) -> Options:

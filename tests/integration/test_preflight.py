@@ -339,8 +339,8 @@ def test_gpus_are_counted(on_gpus: Callable[..., c.Config], tmp_path: Path) -> N
         ("GPU-6,GPU-2,GPU-1,GPU-0", [6, 2, 1, 0]),
         ("4,5,6", "CUDA_VISIBLE_DEVICES=4,5,6: leaves 3 GPUs of this node, and the plan needs 4 here; name 4 by number or UUID, "
                   "each once, or plan for fewer"),
-        ("", "CUDA_VISIBLE_DEVICES=: leaves no GPU of this node, and the plan needs 4 here; name 4 by number or UUID, each once, or "
-             "plan for fewer"),
+        ("", "CUDA_VISIBLE_DEVICES=: leaves no GPU of this node, and the plan needs 4 here; name 4 by number or UUID, each "
+             "once, or plan for fewer"),
     ],
 )  # fmt: skip
 def test_gpus_are_those_that_the_environment_leaves(

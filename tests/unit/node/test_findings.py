@@ -74,18 +74,40 @@ def test_memlock(limits: dict[str, Any], is_found: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "read_only", "shm", "findings"),
+    ("free", "findings"),
     [
-        ({"run_dir=/r": 2 * GIB}, [], GIB, []),
-        ({"run_dir=/r": GIB // 2}, [], None, ["run_dir=/r: 0.50 GiB free; logs and records need 1, make room or name another"]),
-        ({"run_dir=/r": 0}, ["run_dir=/r"], GIB,
-         ["run_dir=/r: cannot be written on this node; it has to be a folder that this user may write on every node"]),
-        ({}, [], 64 * 2**20,
+        (None, []),
+        (GIB, []),
+        (64 * 2**20,
          ["/dev/shm: 0.06 GiB free; engines of 8 GPUs need 0.5; remove what dead processes left there, or mount it larger"]),
     ],
 )  # fmt: skip
-def test_disk(free: dict[str, int], read_only: list[str], shm: int | None, findings: list[str]) -> None:
-    assert list(f.disk_findings(free, read_only, shm, 8)) == findings
+def test_shared_memory(free: int | None, findings: list[str]) -> None:
+    assert list(f.shm_findings(free, 8)) == findings
+
+
+@pytest.mark.parametrize(
+    ("outer", "own", "kind", "is_found"),
+    [
+        ({}, {}, c.RuntimeKind.bare, False),
+        ({"VLLM_PORT": "5000"}, {}, c.RuntimeKind.bare, True),
+        ({"VLLM_PORT": "5000"}, {}, c.RuntimeKind.docker, False),
+        ({}, {"VLLM_PORT": "5000"}, c.RuntimeKind.docker, True),
+    ],
+)
+def test_engines_choose_no_ports_from_one_number(
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    outer: dict[str, str],
+    own: dict[str, str],
+    kind: c.RuntimeKind,
+    is_found: bool,
+) -> None:
+    monkeypatch.delenv("VLLM_PORT", raising=False)
+    for name, value in outer.items():
+        monkeypatch.setenv(name, value)
+    found = list(f.port_findings(make_config({"cluster.env": own, "runtime.kind": kind})))
+    assert [text.partition(":")[0] for text in found] == ["VLLM_PORT=5000"] * is_found
 
 
 HUB = {"folder": None, "cache": "/c/hub", "cached": 0, "offline": False}
