@@ -7,14 +7,16 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import psutil
 from omegaconf import OmegaConf
 
 from pdslurm.config import Access, Config, Search, Workload, as_dict
@@ -40,6 +42,7 @@ from pdslurm.signals import SignalNote
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
 NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained", "strict")
 MAKE_MODEL = Path(__file__).parents[1] / "bench" / "make_model.py"
+SAME_S = 2.0  # by which the start of one process may differ, read twice
 MAKE_S = 300.0  # beside the time that weights take: importing, and training the tokenizer
 WRITTEN_BYTES_PER_S = 50e6  # of weights, on a slow shared disk
 
@@ -67,11 +70,23 @@ def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -
 
 
 def make_folder(path: Path, access: Access) -> None:
-    """The run's folder, for those who have `access`. One that was there before and is no run's keeps its mode. Raises OSError."""
+    """The run's folder, for those who have `access`. One that was there before and is no run's keeps its mode. Raises OSError, and
+    ResultsError for a umask that takes rights from this user's own files."""
+    _check_umask()
     if not path.exists() or (path / ".lock").exists():
         path.mkdir(parents=True, exist_ok=True, mode=MODES[Access.owner])
         with contextlib.suppress(PermissionError):  # another's, who lets this user write in it
             path.chmod(MODES[access])
+
+
+def _check_umask() -> None:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        raise ResultsError(
+            f"umask={mask:04o}: takes rights from the owner of new files, and pdslurm could not read its own records; set one "
+            "from 0000 to 0077, such as 0022 or 0077"
+        )
 
 
 @contextmanager
@@ -88,12 +103,35 @@ def lock(path: Path, access: Access = Access.owner) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise ResultsError(f"run_dir={path}: another run is in it ({file.read() or '?'})") from error
-        except OSError:  # a file system without locks, as Lustre mounted without them
-            pass
+        except OSError as error:  # a file system without locks, as Lustre mounted without them
+            _do_without_lock(path, file, error)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.write(_own_mark())
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _own_mark() -> str:
+    """Who has the lock: a pid alone may be another process's later."""
+    return f"process {os.getpid()} on {platform.node()}, started at {psutil.Process().create_time():.2f}"
+
+
+def _do_without_lock(path: Path, file: TextIO, error: OSError) -> None:
+    """Says that the file system has no locks. What the lock's file says is the second guard: a process of this machine that lives.
+    Raises ResultsError where it does."""
+    file.seek(0)
+    mark = re.fullmatch(r"process (\d+) on (.+), started at ([\d.]+)", file.read())
+    with contextlib.suppress(psutil.Error):
+        if mark and mark[2] == platform.node() and abs(psutil.Process(int(mark[1])).create_time() - float(mark[3])) < SAME_S:
+            raise ResultsError(f"run_dir={path}: another run is in it ({mark[0]})") from error
+    print(
+        f"the file system of {path} has no locks ({error.strerror}): pdslurm cannot keep out a second command that runs in it at the "
+        "same time on another machine; start one at a time, or choose another file system with run_dir=…",
+        flush=True,
+    )
 
 
 def make_model(config: Config, engine_env: EngineEnv) -> None:

@@ -151,8 +151,8 @@ def socket_findings(sockets: Sockets) -> Iterator[str]:
     length = len(os.fsencode(sockets.folder))
     if length > sockets.allowed:
         yield (
-            f"{sockets.variable}={sockets.folder}: has {length} bytes, and {sockets.allowed} are allowed: engines make Unix sockets "
-            f"below it, whose paths may have {SOCKET_BYTES}; set {sockets.variable} to a shorter folder of this node, such as /tmp"
+            f"{sockets.variable}={sockets.folder}: has {length} bytes, and {sockets.allowed} are allowed: engines make sockets below it, whose "
+            f"paths may have {SOCKET_BYTES} bytes; set {sockets.variable} to a shorter folder of this node, such as /tmp"
         )
 
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pdslurm.config import Cluster, Config, Model, Workload, arms_of
+from pdslurm.config import Cluster, Config, LauncherKind, Model, Workload, arms_of
 from pdslurm.errors import ConfigError
 from pdslurm.plan.checks import attach, runtime, search, site, topology
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
-from pdslurm.plan.model import DTYPE_BYTES, ModelShape, model_shape
+from pdslurm.plan.model import DTYPE_BYTES, ModelShape, is_elsewhere, model_shape
 
 # What `explained` may name: what pdslurm/plan/fairness.py compares by name; other options and variables by their kind and name, and
 # what pdslurm/plan/what_ran.py compares after `resolved `.
@@ -41,7 +41,7 @@ def problems(config: Config) -> Iterator[str]:
         yield f"model.hf_config: the key {missing} is missing in the model's config.json; copy it from the model's own"
     except ValueError as bad:
         yield f"model.path={config.model.path}: config.json there is not JSON ({bad})"
-    yield from _model(config.model)
+    yield from _model(config.model, config.launcher.kind)
     yield from _cluster(config.cluster)
     yield from site.problems(config.cluster)
     yield from _workload(config.workload, config.model, shape)
@@ -71,7 +71,7 @@ def _explained(config: Config) -> Iterator[str]:
             yield f"explained.{name}: is empty; say why the arms differ in it on purpose, or leave it out"
 
 
-def _model(model: Model) -> Iterator[str]:
+def _model(model: Model, launcher: LauncherKind) -> Iterator[str]:
     if model.dtype not in DTYPE_BYTES:
         yield f"model.dtype={model.dtype}: use one of {', '.join(DTYPE_BYTES)}"
     folder = Path(model.path)
@@ -80,6 +80,8 @@ def _model(model: Model) -> Iterator[str]:
     if not model.make and not (folder / "config.json").is_file():
         if folder.is_dir():
             yield f"model.path={model.path}: the folder has no config.json; give a folder of a Hugging Face model"
+        elif is_elsewhere(model) and launcher not in (LauncherKind.local, LauncherKind.attach):
+            pass  # the nodes' preflight looks at it
         elif model.path.startswith(("/", ".", "~")) or model.path.count("/") > 1:
             yield f"model.path={model.path}: no such folder; give a folder with config.json, or a hub's name such as org/model"
     yield from own_flags("model.engine_args", as_flags(model.engine_args), OWN_FLAGS)

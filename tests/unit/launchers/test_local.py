@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pdslurm.launchers.allocation import write_key
 from pdslurm.launchers.run import closing_line, lock, make_model, run_path
 from pdslurm.measure.driver import Outcome
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.records.whole_file import write_text
 from pdslurm.signals import SIGNALS, SignalNote, raising
 
 MakeConfig = Callable[..., c.Config]
@@ -74,6 +76,57 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
             pass
     with lock(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, no_locks: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with lock(tmp_path):
+            pass
+        said = capsys.readouterr().out
+        assert said.startswith(f"the file system of {tmp_path} has no locks (No locks available): pdslurm cannot keep out a second")
+        assert said.count("\n") == 1
+
+
+def test_without_locks_a_living_process_of_this_machine_keeps_others_out(tmp_path: Path, no_locks: None) -> None:
+    with lock(tmp_path):
+        with pytest.raises(ResultsError, match=f"another run is in it .process {os.getpid()} on "), lock(tmp_path):
+            pass
+        mark = (tmp_path / ".lock").read_text()
+    for other in (mark.replace(" on ", " on another-"), mark[:-6] + "1.00", "process 1 on x", ""):
+        (tmp_path / ".lock").write_text(other)
+        with lock(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+def test_a_umask_changes_neither_the_folder_nor_the_key(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with lock(tmp_path / "run", c.Access.group):
+            key = write_key(tmp_path / "run", "7", "secret")
+            record = write_text(tmp_path / "run" / "x.json", "{}")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "run", key, record)] == [0o750, 0o600, 0o666 & ~umask]
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o377, 0o100])
+def test_a_umask_that_takes_the_owners_rights(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with pytest.raises(ResultsError, match=f"umask=0{umask:o}: takes rights from the owner"), lock(tmp_path / "run"):
+            pass
+    finally:
+        os.umask(before)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_lock_goes_with_a_killed_run(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ BOTH = ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR")
           "VLLM_CACHE_ROOT and TRITON_CACHE_DIR"]),
         (Folders(sockets=Sockets("TMPDIR", "/" + "a" * 35, 36)), []),
         (Folders(sockets=Sockets("TMPDIR", "/" + "a" * 36, 36)),
-         [f"TMPDIR=/{'a' * 36}: has 37 bytes, and 36 are allowed: engines make Unix sockets below it, whose paths may have 107; "
+         [f"TMPDIR=/{'a' * 36}: has 37 bytes, and 36 are allowed: engines make sockets below it, whose paths may have 107 bytes; "
           "set TMPDIR to a shorter folder of this node, such as /tmp"]),
         (Folders(sockets=Sockets("TMPDIR", "/" + "ü" * 18, 36)),
-         [f"TMPDIR=/{'ü' * 18}: has 37 bytes, and 36 are allowed: engines make Unix sockets below it, whose paths may have 107; "
+         [f"TMPDIR=/{'ü' * 18}: has 37 bytes, and 36 are allowed: engines make sockets below it, whose paths may have 107 bytes; "
           "set TMPDIR to a shorter folder of this node, such as /tmp"]),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
 from pdslurm.plan.deployment import bind
+from pdslurm.plan.model import unchecked
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan, build_plan
 from pdslurm.plan.render import dump_json, plan_json, plan_text
@@ -314,3 +316,22 @@ def test_a_plan_warns_of_a_search_with_short_points(
     said = "workload.duration_s=59 is below 60: a queue that begins empty flatters a short point"
     assert (f"caution: {said}" in plan_text(outline)) is is_said
     assert [text.startswith(said) for text in json.loads(dump_json(outline))["cautions"]] == [True] * is_said
+
+
+@pytest.mark.parametrize(
+    ("path", "hf_config", "said"),
+    [
+        ("org/model", {}, None),
+        ("/tmp", {}, None),
+        ("/raid/models/X", {}, "the plan knows none of its sizes"),
+        ("/raid/models/X", None, "its sizes are model.hf_config's"),
+    ],
+)
+def test_a_plan_says_what_only_the_nodes_can_look_at(
+    make_config: MakeConfig, path: str, hf_config: dict[str, Any] | None, said: str | None
+) -> None:
+    model = make_config({"model.path": path, **({} if hf_config is None else {"model.hf_config": hf_config})}).model
+    wanted = f"unchecked: model.path={path} is not on this machine, and {said}; the nodes' preflight looks at it"
+    assert unchecked(model) == (wanted if said else None)
+    if said:
+        assert f"caution: {wanted}\n" in plan_text(make_outline(replace(make_config(), model=model)))

@@ -548,12 +548,33 @@ def test_each_mistake(make_config: MakeConfig, changes: dict[str, Any], expected
 def test_model_folders(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: list[str]
 ) -> None:
+    """On the machine that the engines run on."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{broken")
-    found = list(problems(make_config({"model.path": path.format(tmp=tmp_path)})))
-    assert found == [e.replace("{tmp}", str(tmp_path)) for e in expected]
+    here = {"launcher.kind": c.LauncherKind.local, "cluster.one_host": True}
+    config = make_config({"model.path": path.format(tmp=tmp_path), **here})
+    assert list(problems(config)) == [e.replace("{tmp}", str(tmp_path)) for e in expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "is_problem"),
+    [
+        (c.LauncherKind.plan, "/raid/models/X", False),
+        (c.LauncherKind.script, "/raid/models/X", False),
+        (c.LauncherKind.slurm, "/raid/models/X", False),
+        (c.LauncherKind.allocation, "/raid/models/X", False),
+        (c.LauncherKind.local, "/raid/models/X", True),
+        (c.LauncherKind.slurm, "raid/models/X", True),
+        (c.LauncherKind.slurm, "{tmp}", True),  # it is there, and no model
+    ],
+)
+def test_a_model_on_the_nodes_own_disks(
+    make_config: MakeConfig, tmp_path: Path, kind: c.LauncherKind, path: str, is_problem: bool
+) -> None:
+    config = make_config({"model.path": path.format(tmp=tmp_path), "launcher.kind": kind, "cluster.one_host": True})
+    assert [text.partition("=")[0] for text in problems(config)] == ["model.path"] * is_problem
 
 
 def test_a_models_folder_goes_before_the_configured_sizes(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -576,14 +597,14 @@ def test_all_problems_at_once_each_once(make_config: MakeConfig) -> None:
     config = make_config({
         "workload.num_prompts": 0,
         "cluster.ports": ports((8000, 21000)),
-        "model.path": "/no/such/folder",
+        "model.path": "no/such/folder",
         "arms": {"fine": c.Topology(nodes=4, tensor_parallel=8), "three": three, "all p": bad},
         "topology": c.Topology(nodes=0, tensor_parallel=0),  # arms take its place
     })  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert [p.split(":")[0] for p in caught.value.problems] == [
-        "model.path=/no/such/folder",
+        "model.path=no/such/folder",
         "cluster.ports.http=8000-21000",
         "workload.num_prompts=0",
         "arms.all p=all p",
