@@ -128,8 +128,8 @@ def _do_without_lock(path: Path, file: TextIO, error: OSError) -> None:
         if mark and mark[2] == platform.node() and abs(psutil.Process(int(mark[1])).create_time() - float(mark[3])) < SAME_S:
             raise ResultsError(f"run_dir={path}: another run is in it ({mark[0]})") from error
     print(
-        f"the file system of {path} has no locks ({error.strerror}): pdslurm cannot keep out a second command that runs in it at the "
-        "same time on another machine; start one at a time, or choose another file system with run_dir=…",
+        f"the file system of {path} has no locks ({error.strerror}): pdslurm cannot keep out a second command that runs in it at "
+        "the same time on another machine; start one at a time, or choose another file system with run_dir=…",
         flush=True,
     )
 

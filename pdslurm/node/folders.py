@@ -150,9 +150,10 @@ def cache_findings(cache: Cache) -> Iterator[str]:
 def socket_findings(sockets: Sockets) -> Iterator[str]:
     length = len(os.fsencode(sockets.folder))
     if length > sockets.allowed:
+        why = f"engines make sockets below it, whose paths may have {SOCKET_BYTES} bytes"
         yield (
-            f"{sockets.variable}={sockets.folder}: has {length} bytes, and {sockets.allowed} are allowed: engines make sockets below it, whose "
-            f"paths may have {SOCKET_BYTES} bytes; set {sockets.variable} to a shorter folder of this node, such as /tmp"
+            f"{sockets.variable}={sockets.folder}: has {length} bytes, and {sockets.allowed} are allowed: {why}; "
+            f"set {sockets.variable} to a shorter folder of this node, such as /tmp"
         )
 
 

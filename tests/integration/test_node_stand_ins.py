@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,36 @@ def test_a_back_end_that_is_not_there(check: Callable[..., NodeReport]) -> None:
     assert check(["NOSUCH"]).findings == (
         "cluster.kv_backends=NOSUCH: NIXL cannot start it: KeyError: 'NOSUCH'; this NIXL has CRASH, UCX",
     )
+
+
+def test_a_home_and_a_temporary_folder_that_are_not_there(
+    check: Callable[..., NodeReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/proc/none")
+    for name in ("XDG_CACHE_HOME", "TRITON_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", "/proc/none")
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what an earlier test's TMPDIR was
+    report = check(["UCX"])
+    (finding,) = report.findings
+    assert finding.startswith("HOME=/proc/none: engines keep what they compile below /proc, which cannot be written on this node (")
+    assert finding.endswith("; name another folder by VLLM_CACHE_ROOT and TRITON_CACHE_DIR")
+    (note,) = report.notes
+    assert note == f"TMPDIR=/proc/none: no such folder on this node; pdslurm and its engines use {tempfile.gettempdir()} there"
+    assert report.facts["notes"] == [note]
+
+
+def test_a_temporary_folder_whose_name_is_too_long_for_sockets(
+    check: Callable[..., NodeReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("t" * 60)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (finding,) = check(["UCX"]).findings
+    assert finding.startswith(f"TMPDIR={folder}: has {len(str(folder))} bytes, and 36 are allowed: engines make sockets below it")
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "/tmp")
+    assert check(["UCX"]).findings == ()
 
 
 @pytest.fixture

@@ -19,8 +19,18 @@ from pdslurm import config as c
 from pdslurm.errors import ConfigError, PreflightError
 from pdslurm.node import engine_probe
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.node_check import NodeReport
 from pdslurm.node.ports import ReservedPorts, is_free
-from pdslurm.node.preflight import bind_free, check_and_bind, known_options, option_names, options_in, ports_of, unknown_options
+from pdslurm.node.preflight import (
+    bind_free,
+    check_and_bind,
+    known_options,
+    notes_of,
+    option_names,
+    options_in,
+    ports_of,
+    unknown_options,
+)  # fmt: skip
 from pdslurm.plan.deployment import Process
 from pdslurm.plan.plan import build_plan
 
@@ -112,6 +122,15 @@ def test_ports_of() -> None:
         "--seed", "42", VLLM_NIXL_SIDE_CHANNEL_PORT="20002",
     )  # fmt: skip
     assert ports_of(process) == {8000, 8001, 20000, 20001, 20002}
+    ranks = engine("serve", "--port", "8000", "--data-parallel-size", "3", VLLM_NIXL_SIDE_CHANNEL_PORT="20002")
+    assert ports_of(ranks) == {8000, 20002, 20003, 20004}, "each rank of an engine has a side channel"
+    assert ports_of(engine("serve", "--port", "8000", "--data-parallel-size", "3")) == {8000}
+
+
+def test_a_note_names_its_nodes_once() -> None:
+    reports = {f"n{n}": NodeReport((), notes=("TMPDIR=/x: no such folder on this node",) if n else ()) for n in range(6)}
+    assert list(notes_of(reports)) == ["note: n1, n2, n3 and 2 more: TMPDIR=/x: no such folder on this node"]
+    assert list(notes_of({"n0": NodeReport(())})) == []
 
 
 @pytest.fixture
