@@ -97,7 +97,7 @@ def gpu_findings(
         few = visible_devices is not None and len(there) >= needs
         findings.insert(0, gpus.too_few(needs, len(chosen), visible_devices) if few else has)
     states = gpu_states.parse_states(results["states"].out if results["states"].code == 0 else "")
-    return findings, gpus.gpu_facts(chosen, states)
+    return findings, gpus.gpu_facts(there, chosen, states)
 
 
 def nvidia_smi_findings(results: Mapping[str, CommandResult]) -> Iterator[str]:

@@ -175,12 +175,11 @@ def _gib(mib: int | None) -> str:
     return "?" if mib is None else f"{mib / 1024:.1f}"
 
 
-def gpu_facts(gpus: Sequence[Gpu], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the GPUs that engines will use, for nodes.json."""
-    drivers, numbers = sorted({gpu.driver for gpu in gpus}), [gpu.index for gpu in gpus]
+def gpu_facts(there: Sequence[Gpu], used: Sequence[Gpu], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For nodes.json: the node's GPUs, and the numbers of those that are this run's."""
     return {
-        "driver": ", ".join(drivers) or None,
-        "gpus_used": numbers,
-        "gpu_names": [gpu.name for gpu in gpus],
-        "gpu_states": [state for state in states if state["gpu"] in numbers],
+        "driver": ", ".join(sorted({gpu.driver for gpu in there})) or None,
+        "gpus_used": [gpu.index for gpu in used],
+        "gpu_names": [gpu.name for gpu in there],
+        "gpu_states": list(states),
     }
