@@ -123,11 +123,3 @@ def hf_config(model: Model) -> Mapping[str, Any]:
 def is_elsewhere(model: Model) -> bool:
     """Whether `path` names a folder that this machine does not have, such as one on the nodes' own disks."""
     return model.path.startswith("/") and not model.make and not Path(model.path).exists()
-
-
-def unchecked(model: Model) -> str | None:
-    """What a plan says of a model's folder that only the nodes can look at."""
-    if not is_elsewhere(model):
-        return None
-    sizes = "its sizes are model.hf_config's" if model.hf_config else "the plan knows none of its sizes"
-    return f"unchecked: model.path={model.path} is not on this machine, and {sizes}; the nodes' preflight looks at it"

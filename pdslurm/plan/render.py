@@ -12,7 +12,6 @@ from pdslurm.plan.commands import vllm_alone
 from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Process
 from pdslurm.plan.fairness import Compared, as_json, stale, values_text
 from pdslurm.plan.fairness import lines as fairness_lines
-from pdslurm.plan.model import unchecked
 from pdslurm.plan.outline import Outline
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.points import Point, point_json, rate_sweeps
@@ -154,8 +153,6 @@ def opening(outline: Outline) -> str:
 
 def _cautions(config: Config) -> Iterator[str]:
     """What a plan makes less certain than it needs to be, and is no error."""
-    if text := unchecked(config.model):
-        yield text
     duration_s = config.workload.duration_s
     if is_smoke(config):
         yield "workload=smoke measures nothing; it shows whether every arm works"

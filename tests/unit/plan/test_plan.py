@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
 from pdslurm.plan.deployment import bind
-from pdslurm.plan.model import unchecked
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan, build_plan
 from pdslurm.plan.render import dump_json, plan_json, plan_text
@@ -319,19 +317,10 @@ def test_a_plan_warns_of_a_search_with_short_points(
 
 
 @pytest.mark.parametrize(
-    ("path", "hf_config", "said"),
-    [
-        ("org/model", {}, None),
-        ("/tmp", {}, None),
-        ("/raid/models/X", {}, "the plan knows none of its sizes"),
-        ("/raid/models/X", None, "its sizes are model.hf_config's"),
-    ],
+    ("path", "is_said"),
+    [("org/model", False), ("/tmp", False), ("/raid/models/X", True)],
+    ids=["a hub's name", "here", "on the nodes"],
 )
-def test_a_plan_says_what_only_the_nodes_can_look_at(
-    make_config: MakeConfig, path: str, hf_config: dict[str, Any] | None, said: str | None
-) -> None:
-    model = make_config({"model.path": path, **({} if hf_config is None else {"model.hf_config": hf_config})}).model
-    wanted = f"unchecked: model.path={path} is not on this machine, and {said}; the nodes' preflight looks at it"
-    assert unchecked(model) == (wanted if said else None)
-    if said:
-        assert f"caution: {wanted}\n" in plan_text(make_outline(replace(make_config(), model=model)))
+def test_a_plan_says_what_only_the_nodes_can_look_at(make_config: MakeConfig, path: str, is_said: bool) -> None:
+    said = f"not checked here: model.path={path}: there is no such folder on this machine; the preflight looks for it on every node"
+    assert (said in plan_text(make_outline(make_config({"model.path": path})))) is is_said
