@@ -154,7 +154,7 @@ def model_problems(url: str, model: str, key: str | None) -> Iterator[str]:
     if status == 401:
         yield f"{url} asks for a key; put it into {API_KEY}"
     try:
-        served = [entry["id"] for entry in json.loads(text)["data"]] if status == 200 else []
+        served = [str(entry["id"]) for entry in json.loads(text)["data"]] if status == 200 else []
     except (ValueError, KeyError, TypeError):
         return
     if served and model not in served:

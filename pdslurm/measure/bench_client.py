@@ -92,8 +92,8 @@ class BenchClient:
     ) -> dict[str, Any]:
         """Measures one point and returns the summary; what is kept of each request goes to the files `raw` and `requests`, how
         many are done to `state`. Raises PointFailed, or NotReady after `timeout_s`."""
-        self.settle(timeout_s)
         deadline = self.watch.deadline(timeout_s)
+        self.settle(timeout_s)
         self._send(do="run", args=list(args), raw=str(raw) if raw else None, requests=str(requests) if requests else None)
         while True:
             event = self._next(deadline)

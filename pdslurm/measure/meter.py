@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pdslurm.config import Config, Device, Topology
+from pdslurm.errors import PdslurmError, PointFailed
 from pdslurm.measure import telemetry, timeline, transport, ttft
 from pdslurm.measure.bench_client import BenchClient
-from pdslurm.measure.watch import Watch
+from pdslurm.measure.watch import Deadline, Watch
 from pdslurm.node.gpu_states import states_during
 from pdslurm.node.process_logs import log_lines
 from pdslurm.node.processes import logs_by_instance
 from pdslurm.plan.deployment import BoundArm, Process
+from pdslurm.plan.environment import proxy_hint
 from pdslurm.plan.kv_size import kv_size
 from pdslurm.plan.model import hf_config
 from pdslurm.plan.points import expected_hit_rate
@@ -39,20 +43,29 @@ class Meter:
         self.resolved: Mapping[str, Mapping[str, str]] = {}  # engine → what it resolved, of the set that is loaded
 
     def measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
-        """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s."""
-        arm = task.arm
+        """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s, and
+        PdslurmError alone: a point always leaves a record."""
+        try:
+            return self._measure(client, record, task, engines)
+        except PdslurmError:
+            raise
+        except Exception as error:
+            raise PointFailed(f"pdslurm could not measure this point\n{traceback.format_exc()}") from error
+
+    def _measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
+        arm, deadline = task.arm, self.watch.deadline(self.config.limits.point_s)
         scraped = [*engines, *arm.routers]
         states = self._gpu_states(engines)
-        before = self.watch.wait(lambda: telemetry.scrape(scraped))
+        before = self._scrape(scraped, deadline)
         with timeline.sampling(engines, self.config.telemetry_every_s) as samples:
             result = client.run(
                 task.args,
                 self.folder.path / record.provenance["raw"],
                 requests=self.folder.beside_raw(record, "requests"),
-                timeout_s=self.config.limits.point_s,
+                timeout_s=deadline.left_s,
                 state=self.watch.state,
             )
-        counted = self._counted(before, scraped, arm, result.get("completed") or 0)
+        counted = self._counted(before, scraped, arm, result.get("completed") or 0, point=deadline)
         itls = result.pop("itl_histogram", {})
         over = self.transports(arm)
         counted["text"] = self.text.get(arm.arm.name)
@@ -75,20 +88,27 @@ class Meter:
             telemetry=counted,
             distributions={"itl_ms": itls} if itls else {},
             provenance={**record.provenance, "bytes": self.folder.raw_bytes(record), "client": result},
-            error=None if result.get("completed") else str(result.get("first_error") or "no request completed"),
+            error=None if result.get("completed") else _why_none(str(result.get("first_error") or "no request completed")),
         )
         found = checks(evidence_of(measured, read_columns(self.folder.beside_raw(record, "requests"))))
         return with_checks(measured, found, strict=demand.strict)
 
-    def _counted(self, before: Mapping[str, Any], scraped: Sequence[Process], arm: BoundArm, completed: int) -> dict[str, Any]:
+    def _counted(
+        self, before: telemetry.Scrape, scraped: Sequence[Process], arm: BoundArm, completed: int, *, point: Deadline
+    ) -> dict[str, Any]:
         """The counters' difference; waits for the last transfers to be counted."""
         deadline, due = self.watch.deadline(telemetry.COUNTED_WITHIN_S), transfers_due(self.config, arm.arm.topology, completed)
         while True:
-            after = self.watch.wait(lambda: telemetry.scrape(scraped))
+            after = self._scrape(scraped, point)
             counted = telemetry.counted(before, after, arm.engine_roles, [r.name for r in arm.routers])
             if deadline.is_over or _is_all_counted(counted, completed, due if arm.arm.topology.moves_by_nixl else 0):
                 return counted
             self.watch.wait(lambda: time.sleep(0.2))
+
+    def _scrape(self, scraped: Sequence[Process], point: Deadline) -> telemetry.Scrape:
+        """Within what limits.point_s leaves, and a second at least: without it the point's work would be lost."""
+        limit_s = min(telemetry.SCRAPE_S, max(1.0, point.left_s))
+        return self.watch.wait(lambda: telemetry.scrape(scraped, timeout_s=limit_s))
 
     def _gpu_states(self, engines: Sequence[Process]) -> dict[str, list[dict[str, Any]]]:
         """The engines' GPUs by node, while nothing is asked of them; empty on a cluster without GPUs."""
@@ -103,6 +123,12 @@ class Meter:
         decoding = [name for name, role in arm.engine_roles.items() if role == "decode"]
         logs = logs_by_instance(self.processes.running, decoding)
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
+
+
+def _why_none(first_error: str) -> str:
+    """Why no request was answered, and on the same line the proxy that may have answered instead: one line of an error is said."""
+    hint = proxy_hint(first_error, os.environ).strip()
+    return f"{first_error.strip()} ({hint})" if hint else first_error
 
 
 def _is_all_counted(counted: Mapping[str, Any], completed: int, transfers: int) -> bool:

@@ -140,7 +140,8 @@ def of_server_info(text: str | None) -> dict[str, str]:
         return of_config(config)
     if not isinstance(config, Mapping):
         return {}
-    parts = {name: (config.get(part) or {}).get(field) for name, (part, field) in SERVER_INFO.items()}
+    of = {part: value for part, value in config.items() if isinstance(value, Mapping)}
+    parts = {name: of.get(part, {}).get(field) for name, (part, field) in SERVER_INFO.items()}
     values = {name: str(value).removeprefix("torch.") for name, value in parts.items() if value is not None}
     return {name: _words(value) for name, value in values.items()}
 

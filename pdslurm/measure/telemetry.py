@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pdslurm.measure.health import get_many
+from pdslurm.measure.health import ask_many
 from pdslurm.plan.deployment import Process
 from pdslurm.validity.counters import total_of
 
@@ -35,23 +36,46 @@ ENGINE_COUNTERS: Mapping[str, tuple[str, ...]] = {
     "generation_tokens": ("vllm:generation_tokens_total",),
     "preemptions": ("vllm:num_preemptions_total",),
 }
+SCRAPE_S = 10.0
 COUNTED_WITHIN_S = 3.0  # an engine counts a transfer with a step's delay
 ENGINE_INFO = "vllm:cache_config_info"  # a gauge that is always 1; its labels tell
 ROUTER_WORKER_COUNTERS = ("vllm_router_processed_requests_total",)
 
 ONLY_RISE = ("_total", "_sum", "_count")  # the ends of names of samples that only rise
 
+LARGEST = 2.0**63  # no counter of an engine gets there
+
 Sample = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]  # (name, sorted labels) → value
 
 
+class Scrape(dict[str, Sample | None]):
+    """What each process counted; None for one whose answer is of no use, and in `why` the reason."""
+
+    def __init__(self, samples: Mapping[str, Sample | None], why: Mapping[str, str]) -> None:
+        super().__init__(samples)
+        self.why = dict(why)
+
+
 def parse(text: str) -> Sample:
-    """Counters, sums and counts of a Prometheus exposition, and ENGINE_INFO; buckets, gauges and creation times are left out."""
+    """Counters, sums and counts of a Prometheus exposition, and ENGINE_INFO; buckets, gauges and creation times are left out.
+    Raises ValueError for a text that is none, and for a counter that cannot be one."""
+    try:
+        return _parse(text)
+    except Exception as error:  # the parser raises what comes, as KeyError and IndexError
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _parse(text: str) -> Sample:
+    if text.lstrip().startswith(("<", "{", "[")):
+        raise ValueError("HTML or JSON")
     kept: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for family in text_string_to_metric_families(text):
         if family.type not in ("counter", "histogram", "summary") and family.name != ENGINE_INFO:
             continue
         for sample in family.samples:
-            if not sample.name.endswith(("_bucket", "_created")):
+            if sample.name.endswith(ONLY_RISE) and not abs(sample.value) < LARGEST:  # NaN is not less either
+                raise ValueError(f"{sample.name} is {sample.value:g}")
+            if not sample.name.endswith(("_bucket", "_created")) and math.isfinite(sample.value):
                 kept[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     return kept
 
@@ -77,11 +101,21 @@ def total(sample: Sample, names: Iterable[str]) -> float | None:
     return None
 
 
-def scrape(processes: Iterable[Process], *, timeout_s: float = 10.0) -> dict[str, Sample | None]:
-    """/metrics of every process that has one, side by side; None for one that did not answer."""
+def scrape(processes: Iterable[Process], *, timeout_s: float = SCRAPE_S) -> Scrape:
+    """/metrics of every process that has one, side by side. Raises nothing, whatever is answered."""
     urls = {p.name: p.metrics_url for p in processes if p.metrics_url}
-    texts = get_many(urls, timeout_s=timeout_s)
-    return {name: None if text is None else parse(text) for name, text in texts.items()}
+    samples: dict[str, Sample | None] = {}
+    why: dict[str, str] = {}
+    for name, answer in ask_many(urls, timeout_s=timeout_s).items():
+        samples[name], said = None, answer.why
+        if answer.text is not None:
+            try:
+                samples[name] = parse(answer.text)
+            except ValueError as error:
+                said = f"/metrics answers with what is no text of Prometheus ({str(error)[:100]})"
+        if samples[name] is None:
+            why[name] = f"{name}: {said}"
+    return Scrape(samples, why)
 
 
 def counted(
@@ -89,7 +123,8 @@ def counted(
 ) -> dict[str, Any]:
     """The telemetry of one point: totals by counter, the same for each engine, requests for each worker of the router.
 
-    `engines` gives each engine's role. A total is None as soon as one engine's part of it is unknown."""
+    `engines` gives each engine's role. A total is None as soon as one engine's part of it is unknown; `no_counters` then says why,
+    by process."""
     by_engine: dict[str, dict[str, Any]] = {}
     for name, role in engines.items():
         old, new = before.get(name), after.get(name)
@@ -106,11 +141,18 @@ def counted(
                     worker = dict(labels).get("worker", "")
                     workers[worker] = workers.get(worker, 0.0) + value
     restarted = [name for name in (*engines, *routers) if has_fallen(before.get(name), after.get(name))]
-    return {"totals": totals, "engines": by_engine, "router_requests": workers or None, "restarted": restarted}
+    why = {**_why(after), **_why(before)}
+    no_counters = {name: why[name] for name in (*engines, *routers) if name in why}
+    told = {"totals": totals, "engines": by_engine, "router_requests": workers or None, "restarted": restarted}
+    return {**told, "no_counters": no_counters} if no_counters else told
+
+
+def _why(scraped: Mapping[str, Sample | None]) -> Mapping[str, str]:
+    return scraped.why if isinstance(scraped, Scrape) else {}
 
 
 def cache_facts(sample: Sample) -> dict[str, Any]:
     """Block size in tokens and dtype of an engine's KV cache, as it tells them itself; None for what it does not tell."""
     labels = next((dict(labels) for (name, labels) in sample if name == ENGINE_INFO), {})
     block = labels.get("block_size", "")
-    return {"block_size": int(block) if block.isdigit() else None, "cache_dtype": labels.get("cache_dtype")}
+    return {"block_size": int(block) if block.isdecimal() and len(block) < 10 else None, "cache_dtype": labels.get("cache_dtype")}

@@ -5,7 +5,9 @@ costs."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +37,10 @@ def values_in(text: str) -> dict[str, float]:
     for line in text.splitlines():
         if (column := wanted.get(line.partition("{")[0].partition(" ")[0])) is not None:
             value = line.rpartition("}")[2].split()  # without labels: the name first
-            sums[column] = sums.get(column, 0.0) + float(value[0 if "}" in line else 1])
+            with contextlib.suppress(ValueError, IndexError):  # garbage is left out
+                number = float(value[0 if "}" in line else 1])
+                if math.isfinite(number):
+                    sums[column] = sums.get(column, 0.0) + number
     return sums
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pdslurm.errors import NotReady
 from pdslurm.measure.health import post_json
+from pdslurm.plan.environment import proxy_hint
 from pdslurm.plan.points import Point
 
 PROMPT_TOKENS = 200  # more than one KV block of any size in use, so that something has to move
@@ -66,8 +68,16 @@ def complete(
     which. Raises NotReady with the server's answer."""
     status, text = _ask(base_url, how, salt=salt, max_tokens=max_tokens, kv=kv, rank=rank)
     if status != 200:
-        raise NotReady(f"{base_url} answers {status} to a request of {PROMPT_TOKENS} tokens: {text.strip()[:500]}")
-    return json.loads(text)
+        said = f"{base_url} answers {status} to a request of {PROMPT_TOKENS} tokens: {text.strip()[:500]}"
+        raise NotReady(said + proxy_hint(said, os.environ))
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        said = f"{base_url} answers a request of {PROMPT_TOKENS} tokens with what is no JSON object: {text.strip()[:500]}"
+        raise NotReady(said + proxy_hint(said, os.environ))
+    return answer
 
 
 def _ask(

@@ -33,6 +33,10 @@ class Deadline:
     def is_over(self) -> bool:
         return time.monotonic() > self.at
 
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.at - time.monotonic())
+
 
 class Watch:
     """Handed down to whoever waits. Everything that waits calls `tick`, or `pause` and `wait`, which do."""

@@ -57,7 +57,7 @@ def requests_counted(e: Evidence) -> Check:
     if e.completed != e.demand.num_prompts or not e.completed:
         return not_asked("requests_counted", "not every request was answered", evidence)
     if not counted or None in counted.values():
-        return missing("requests_counted", "an engine does not tell how many requests it had", evidence)
+        return missing("requests_counted", e.unless_told("an engine does not tell how many requests it had"), evidence)
     wrong = [
         f"{_of_role(role)} counted {count:g} requests for {e.completed} that were completed"
         for role, count in counted.items()
@@ -81,7 +81,7 @@ def tokens_counted(e: Evidence) -> Check:
         return not_asked("tokens_counted", "not every request was answered", evidence)
     pairs = [(role, name, counted[role][name], want) for role, names in due.items() for name, want in names.items()]
     if not pairs or any(have is None or want is None for _, _, have, want in pairs):
-        return missing("tokens_counted", "an engine or the client does not tell its tokens", evidence)
+        return missing("tokens_counted", e.unless_told("an engine or the client does not tell its tokens"), evidence)
     wrong = [
         f"{_of_role(role)} counted {have:,.0f} {name.replace('_', ' ')}, the client {want:,.0f}"
         for role, name, have, want in pairs
@@ -272,6 +272,8 @@ def counters(e: Evidence) -> Check:
     wrong += [f"the engines' {', '.join(off)} do not add up to the totals in the record"] if off and e.engines else []
     if not e.engines:
         return missing("counters", "the engines' counters are not in the record")
+    if not wrong and e.no_counters:
+        return missing("counters", e.unless_told(""))
     return judged("counters", wrong, "no counter fell", {"fell": {k: v for k, v in fell.items() if v}, "restarted": restarted})
 
 

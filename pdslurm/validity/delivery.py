@@ -33,7 +33,9 @@ def delivery(e: Evidence) -> Check:
     if not e.demand.stream or e.demand.output_len == 1 or tokens == 0:
         return not_asked("delivery", "no token after the first, or none is seen", evidence)
     if seen is None or made is None:
-        return missing("delivery", "client or engines do not tell the time of their tokens" if e.client else NO_CLIENT, evidence)
+        return missing(
+            "delivery", e.unless_told("client or engines do not tell the time of their tokens") if e.client else NO_CLIENT, evidence
+        )
     between = seen - made
     most, floor = (MAX_APART, APART_FLOOR_MS) if e.demand.gpus else (MAX_APART_CPU, APART_FLOOR_CPU_MS)
     wrong = (abs(between) if e.demand.gpus else between) > max(floor, most * seen)
@@ -74,7 +76,9 @@ def outside_engines(e: Evidence) -> Check:
     if not e.demand.stream:
         return not_asked("outside_engines", "no first token is seen", evidence)
     if outside is None or measured is None:
-        return missing("outside_engines", "the engines do not tell all parts of the TTFT" if e.client else NO_CLIENT, evidence)
+        return missing(
+            "outside_engines", e.unless_told("the engines do not tell all parts of the TTFT") if e.client else NO_CLIENT, evidence
+        )
     if e.demand.is_burst and not e.demand.gpus:
         return not_asked("outside_engines", "a burst on a CPU waits outside the engines", evidence)
     most, floor = (MAX_OUTSIDE, OUTSIDE_FLOOR_MS) if e.demand.gpus else (MAX_OUTSIDE_CPU, OUTSIDE_FLOOR_CPU_MS)
@@ -95,7 +99,7 @@ def ttft_parts(e: Evidence) -> Check:
     if not e.demand.stream:
         return not_asked("ttft_parts", "no first token is seen")
     if not parts:
-        return missing("ttft_parts", "the engines do not tell the parts of the TTFT")
+        return missing("ttft_parts", e.unless_told("the engines do not tell the parts of the TTFT"))
     wrong = [f"{name} took {ms:.1f} ms" for name, ms in parts.items() if ms < -max(NEGATIVE_FLOOR_MS, MAX_NEGATIVE * measured)]
     total = told.get("sum_ms")
     if total is not None and abs(math.fsum(parts.values()) - total) > ROUNDED * abs(total) + ROUNDED_MS:

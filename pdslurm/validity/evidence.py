@@ -36,6 +36,16 @@ class Evidence:
     def engines(self) -> Mapping[str, Mapping[str, Any]]:
         return self.telemetry.get("engines") or {}
 
+    def unless_told(self, why: str) -> str:
+        """Why an engine's counters are missing: what its /metrics did during the point where the record tells that, else `why`."""
+        return "; ".join(self.no_counters.values()) or why
+
+    @cached_property
+    def no_counters(self) -> Mapping[str, str]:
+        """Engine → what its /metrics answered in place of counters."""
+        found = self.telemetry.get("no_counters") or {}
+        return {name: text for name, text in found.items() if name in self.engines}
+
     def of_role(self, *roles: str) -> list[Mapping[str, Any]]:
         return [engine for engine in self.engines.values() if engine.get("role") in roles]
 

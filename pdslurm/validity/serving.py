@@ -26,6 +26,8 @@ def nixl(e: Evidence) -> Check:
     bad = {name: [n for engine in e.engines.values() if (n := engine.get(name)) is not None] for name in NIXL_FAULTS}
     counted = {name: sum(values) if values else None for name, values in bad.items()}
     evidence = {"transfers": moved, "completed": done, "ranks": ranks, **counted}
+    if moved is None and e.no_counters:
+        return missing("nixl", e.unless_told(""), evidence)
     if moved is None:
         unknown = "NIXL transfers unknown: an engine's /metrics has no vllm:nixl_bytes_transferred"
         return Check("nixl", False, unknown, evidence)
@@ -51,9 +53,9 @@ def kv_bytes(e: Evidence) -> Check:
     evidence = {"moved": moved, "bytes_per_token": each, "block_size": block, "blocks": blocks, "cache_dtype": ", ".join(dtypes)}
     unknown = [
         (e.demand.kv_unknown or "the model's KV size is unknown") if each is None else "",
-        "the engines do not tell one block size" if block is None else "",
+        e.unless_told("the engines do not tell one block size") if block is None else "",
         f"the client does not tell the prompts' lengths in blocks of {block}" if blocks is None else "",
-        "bytes moved are unknown" if moved is None else "",
+        e.unless_told("bytes moved are unknown") if moved is None else "",
     ]
     if why := next(filter(None, unknown), None):
         return missing("kv_bytes", why, evidence)
@@ -101,7 +103,7 @@ def prefix_cache(e: Evidence) -> Check:
         said = f"{again} of {e.completed} prompts had been sent before, and an engine does not tell its prefix cache's hits"
         return Check("prefix_cache", False, said, evidence)
     if rate is None:
-        return missing("prefix_cache", "an engine does not tell its prefix cache's hits", evidence)
+        return missing("prefix_cache", e.unless_told("an engine does not tell its prefix cache's hits"), evidence)
     right = rate <= expected + PREFIX_TOLERANCE
     told = f"prefix cache: {hits or 0:g} of {queries:g} tokens hit"
     wrong = (
@@ -118,7 +120,7 @@ def preemptions(e: Evidence) -> Check:
     if not done:
         return not_asked("preemptions", "no request completed", evidence)
     if thrown is None:
-        return missing("preemptions", "an engine does not tell how many requests it threw out", evidence)
+        return missing("preemptions", e.unless_told("an engine does not tell how many requests it threw out"), evidence)
     few = thrown <= MAX_PREEMPTED * done
     why = "" if few else ": KV memory is too small, and prompts are computed again"
     return Check("preemptions", few, f"{thrown:g} preemptions in {done} requests{why}", evidence)

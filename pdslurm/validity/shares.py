@@ -32,7 +32,7 @@ def workers(e: Evidence) -> Check:
     if not any(len(several) > 1 for several in by_role.values()):
         return Check("workers", True, "one instance of each role", evidence)
     if None in [count for counts in requests.values() for count in counts.values()]:
-        return missing("workers", "an instance does not tell how many requests it had", evidence)
+        return missing("workers", e.unless_told("an instance does not tell how many requests it had"), evidence)
     wrong = [text for role, several in by_role.items() if len(several) > 1 for text in _lopsided(e, role, several)]
     return judged("workers", wrong, "every instance had its share of the requests and of their tokens", evidence)
 

@@ -12,6 +12,7 @@ import pytest
 
 from pdslurm.config import Config
 from pdslurm.measure import what_ran
+from pdslurm.measure.health import Answer
 from pdslurm.measure.what_ran import WhatRan, write_fairness
 from pdslurm.node.processes import Processes
 from pdslurm.plan.outline import make_outline
@@ -50,7 +51,7 @@ def test_a_difference_is_written_and_said_once_and_outlives_the_session(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(what_ran, "get_many", no_answers)
-    monkeypatch.setattr("pdslurm.measure.telemetry.get_many", no_answers)
+    monkeypatch.setattr("pdslurm.measure.telemetry.ask_many", lambda urls, **_: dict.fromkeys(urls, Answer(None, "none")))
     outline = make_outline(make_config({"arms": {"route": plain(), "pd": pd()}}))
     folder, engines = RunFolder(tmp_path), Engines(tmp_path)
     first, second = outline.deployment.sets
