@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
+from pdslurm.plan.environment import masked
 from pdslurm.plan.smoke import is_smoke, with_smoke
 from pdslurm.plan.splits import with_splits
 
@@ -37,10 +38,10 @@ def run(cfg: DictConfig) -> int:
             raise
         print_answer(config)
     except PdslurmError as error:
-        print(f"pdslurm: {error}", file=sys.stderr)
+        print(masked(f"pdslurm: {error}"), file=sys.stderr)
         return error.exit_code
     except OmegaConfBaseException as error:
-        print(f"pdslurm: the configuration is incomplete or wrong: {error}", file=sys.stderr)
+        print(masked(f"pdslurm: the configuration is incomplete or wrong: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `… launcher=plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

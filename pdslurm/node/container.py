@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,8 +137,9 @@ def _enroot(
     return (*program, "start", "--rw", *options, *runtime.extra_args, str(runtime.image), *inside), values
 
 
-def step_options(runtime: Runtime, mounts: Sequence[str]) -> tuple[str, ...]:
-    """What `srun` needs so that a step runs inside the image with pyxis; nothing for the other kinds."""
+def step_options(runtime: Runtime, mounts: Sequence[str], env: Iterable[str] = ()) -> tuple[str, ...]:
+    """What `srun` needs so that a step runs inside the image with pyxis; nothing for the other kinds. pyxis passes on the
+    step's whole environment, but where the image sets a variable too, the image wins unless --container-env names it, as `env`."""
     if runtime.kind is not RuntimeKind.pyxis:
         return ()
     bound = [mount_of(m, runtime.kind) for m in (*mounts, *runtime.mounts)]
@@ -147,6 +148,8 @@ def step_options(runtime: Runtime, mounts: Sequence[str]) -> tuple[str, ...]:
     if bound:
         specs = (f"{_fstab(m.source)}:{_fstab(m.target)}" + ":ro" * m.read_only for m in bound)
         options += [f"--container-mounts={','.join(specs)}", f"--container-workdir={bound[0].target}"]
+    if names := ",".join(env):
+        options += [f"--container-env={names}"]
     return (*options, *runtime.extra_args)
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from pdslurm.config import Config, Runtime, RuntimeKind
 from pdslurm.errors import CleanUpFailed, PreflightError
 from pdslurm.node import container as containers
+from pdslurm.node.hub_cache import HubCache, cache_findings, hub_cache, is_hub_name
 from pdslurm.node.images import ensure_image
+from pdslurm.plan.environment import passed_on
+from pdslurm.plan.mounts import mount_of
 from pdslurm.records.measurement import content_key
 
 CODE = Path(__file__).parents[1]  # node/guard.py and bench/ run inside, too
@@ -27,6 +30,7 @@ class EngineEnv:
     devices: containers.Devices = field(default_factory=containers.Devices)
     image_id: str | None = None
     srun: tuple[str, ...] = ()  # the site's own options
+    variables: Mapping[str, str] = field(default_factory=dict)  # of every process in a container: where the hub's cache is
 
     @property
     def is_bare(self) -> bool:
@@ -35,10 +39,14 @@ class EngineEnv:
     def command(
         self, argv: Sequence[str], env: Mapping[str, str], *, name: str, stdin: bool = False
     ) -> tuple[tuple[str, ...], dict[str, str]]:
-        """The command that runs `argv` there, and its whole environment. A container gets only `env`, bare also this process's."""
+        """The command that runs `argv` there, and its whole environment. A container gets `env` and, by name, what
+        `passed_on` takes from this process's; bare and pyxis get all of this process's."""
+        if not self.is_bare:
+            env = {**passed_on(os.environ), **self.variables, **env}
         if self.runtime.kind is RuntimeKind.pyxis:
-            options = containers.step_options(self.runtime, self.mounts)
-            step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={os.environ.get('SLURMD_NODENAME', '')}")
+            options = containers.step_options(self.runtime, self.mounts, env)
+            here = os.environ.get("SLURMD_NODENAME")
+            step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", *([f"--nodelist={here}"] if here else []))
             return (*step, "--mem=0", "--cpu-bind=none", "--quiet", *self.srun, *options, *argv), {**os.environ, **env}
         wrapped, more = containers.wrap(
             self.runtime,
@@ -80,14 +88,27 @@ def prepare(config: Config, folder: Path, *, node: str) -> EngineEnv:
     model = Path(config.model.path)
     if config.model.make:
         model.mkdir(parents=True, exist_ok=True)
-    folders = [folder.absolute(), *([model.absolute()] if model.is_dir() else [])]
+    folders = [folder.absolute(), *([model.absolute()] if model.exists() else [])]
+    cache = HubCache()
+    if not config.model.make and is_hub_name(config.model.path):
+        set_here = {**config.cluster.env, **config.runtime.env}
+        cache = hub_cache(os.environ, set_here)
+        if not covered(cache, runtime) and (found := list(cache_findings(cache, {**os.environ, **set_here}))):
+            raise PreflightError(found)
+        folders += [] if covered(cache, runtime) else cache.folders
     if config.workload.dataset_path:
         folders.append(Path(config.workload.dataset_path).absolute())
     mounts = (*map(str, folders), f"{CODE}:{CODE}:ro")
-    devices, srun = containers.find_devices(runtime), tuple(config.cluster.slurm.srun)
-    env = EngineEnv(replace(runtime, image=image.start), run, mounts, devices, image.id, srun)
+    started, srun = replace(runtime, image=image.start), tuple(config.cluster.slurm.srun)
+    env = EngineEnv(started, run, mounts, containers.find_devices(runtime), image.id, srun, cache.env)
     try:
         env.remove_containers()
     except CleanUpFailed as error:  # of an earlier launch: this one has started nothing yet
         raise PreflightError([f"{node}: {line}" for line in error.left]) from error
     return env
+
+
+def covered(cache: HubCache, runtime: Runtime) -> bool:
+    """Whether runtime.mounts already puts every folder of the cache into the container, from wherever."""
+    inside = [Path(mount_of(mount, runtime.kind).target) for mount in runtime.mounts]
+    return all(any(folder.is_relative_to(target) for target in inside) for folder in cache.folders)

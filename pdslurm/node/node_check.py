@@ -24,6 +24,7 @@ from pdslurm.node.folders import Folders, folder_findings, read_folders
 from pdslurm.node.leftovers import leftover_findings, processes_here
 from pdslurm.node.parallel_commands import Command, CommandResult, ParallelCommands
 from pdslurm.node.provenance import ENGINE_PACKAGES
+from pdslurm.plan.environment import proxies, proxy_note
 
 PROBE = Path(__file__).with_name("engine_probe.py")
 NVIDIA_SMI_S = 30.0  # without the persistence daemon a driver wakes for seconds; a sick GPU makes it hang
@@ -70,6 +71,8 @@ def check_node(
     commands = commands_for(config, engine_env, probe_engine=has_python, routers=routers)
     state = read_node(config, commands, run_dir, give_up, bare=engine_env.is_bare)
     report = judge_node(config, needs, state, missing, owner=owner_of, visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if note := proxy_note(proxies({**os.environ, **config.cluster.env, **config.runtime.env})):
+        report = replace(report, facts={**report.facts, "proxy": note}, notes=(*report.notes, note))
     if not engine_env.image_id:
         return report
     image = {"image": engine_env.image_id}

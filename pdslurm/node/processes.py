@@ -21,6 +21,7 @@ from pdslurm.node import gpu_states, gpus, guard
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.node.process_logs import cause_from_guard, log_tail
 from pdslurm.plan.deployment import Process
+from pdslurm.plan.environment import no_proxy
 
 HURRY_S = 10.0  # for KILL to work where no guard waits for it
 
@@ -161,6 +162,7 @@ class LocalProcesses:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.visible_gpus(process.gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
         if self.engine_env.is_bare:
             env["TMPDIR"] = str(self.temp)
+        env |= no_proxy(process.direct, {**os.environ, **env})
         if self.api_key:
             env["VLLM_API_KEY" if process.kind == "engine" else "OPENAI_API_KEY"] = self.api_key
         argv, env = self.engine_env.command(argv, env, name=f"{process.name}-{log.stem}", stdin=True)

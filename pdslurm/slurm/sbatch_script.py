@@ -19,7 +19,7 @@ from pdslurm.plan.deployment import BoundArm, BoundSet, Deployment, Host, Proces
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import summary
 from pdslurm.slurm.jobs import gpu_options, sbatch_options
-from pdslurm.slurm.script_text import ABOUT, ADDRESS_COMMAND, ADDRESSES, FUNCTIONS, ROUTE_COMMAND, SERVE
+from pdslurm.slurm.script_text import ABOUT, ADDRESS_COMMAND, ADDRESSES, FUNCTIONS, NO_PROXY, ROUTE_COMMAND, SERVE
 
 WIDTH = 120
 ARRAYS = {"A": "ADDRESS", "I": "INTERFACE"}  # a mark's letter → the array of the script that it stands for
@@ -79,6 +79,8 @@ def _lines(deployment: Deployment, bound: BoundSet, arm: BoundArm, marks: Marks)
     if options := config.cluster.slurm.srun:
         yield f"STEP+=({' '.join(map(marks.word, options))})   # cluster.slurm.srun"
     yield from _read_addresses(config.cluster.network, plan.nodes, marks)
+    given = [value for name, value in {**config.cluster.env, **config.runtime.env}.items() if name.lower() == "no_proxy"]
+    yield NO_PROXY.format(given="".join(f"{marks.word(value)}," for value in given))
     yield ""
     yield "# --- the engines, side by side"
     gpus = [f"--{name}={marks.word(value)}" for name, value in gpu_options(config.cluster).items()]
@@ -150,7 +152,8 @@ def _step(process: Process, options: Sequence[str], marks: Marks) -> Iterator[st
         'srun "${STEP[@]}"', "--nodes=1", "--ntasks=1", f'--nodelist="${{NODES[{process.node}]}}"', *options,
         f"--job-name={process.name}", "\\",
     ])  # fmt: skip
-    yield from (f"{line} \\" for line in filled(["env", *assignments(process.env, marks)], "  "))
+    env = {name: value for name, value in process.env.items() if name.lower() != "no_proxy"}  # which the script exports
+    yield from (f"{line} \\" for line in filled(["env", *assignments(env, marks)], "  "))
     command = [marks.word(word) for word in process.argv]
     if "=" in process.argv[0]:  # env would take it for one more variable
         command = ["bash", "-c", "'exec \"$@\"'", "bash", *command]

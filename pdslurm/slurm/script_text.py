@@ -112,6 +112,13 @@ for ((n = 0; n < COUNT; n++)); do
     echo "node $n: ${{NODES[n]}} ${{ADDRESS[n]}} ${{INTERFACE[n]}}"
 done"""
 
+NO_PROXY = r"""
+# --- no proxy for loopback and the nodes, whatever http_proxy says. Python and curl know `*` only where it is alone
+DIRECT=$(IFS=, && echo "localhost,127.0.0.1,::1,${{ADDRESS[*]}},${{NODES[*]:0:COUNT}}")
+export NO_PROXY={given}${{no_proxy:+$no_proxy,}}${{NO_PROXY:+$NO_PROXY,}}$DIRECT
+export no_proxy=$NO_PROXY
+if [[ ,$NO_PROXY, == *,\*,* ]]; then no_proxy='*'; fi"""
+
 SERVE = r"""
 echo "serving: $URL on ${NODES[0]}; the key is in $KEY_FILE; scancel $SLURM_JOB_ID ends it"
 [[ $URL != http://127.0.0.1:* ]] ||
@@ -121,7 +128,7 @@ echo "serving: $URL on ${NODES[0]}; the key is in $KEY_FILE; scancel $SLURM_JOB_
     printf 'a request: curl --noproxy "*" -H @<(echo "Authorization: Bearer $(<%q)")' "$KEY_FILE"
     printf ' %q' -H "Content-Type: application/json" -d "$BODY" "$URL/v1/completions"
     printf '\n'
-    printf 'the first point: OPENAI_API_KEY=$(<%q)' "$KEY_FILE"
+    printf 'the first point: no_proxy=%q NO_PROXY=%q OPENAI_API_KEY=$(<%q)' "$no_proxy" "$NO_PROXY" "$KEY_FILE"
     printf ' %q' "${BENCH[@]}"
     printf '\n'
 }

@@ -76,7 +76,7 @@ class Job:
 
     def start(self) -> subprocess.Popen[str]:
         env = {"PATH": f"{self.stubs}:/usr/bin:/bin", "STUBS": str(self.stubs), "SLURM_JOB_ID": "7"}
-        env |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENAME": "n1", "LC_ALL": "C.UTF-8"}
+        env |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENAME": "n1", "LC_ALL": "C.UTF-8", "NO_PROXY": "site.org"}
         command = ["bash", "job.sbatch"]
         pipe = subprocess.PIPE
         self.started.append(
@@ -142,6 +142,7 @@ def test_every_process_gets_the_words_that_the_driver_would_give_it(job: MakeJob
         assert node == HOSTS[process.node].name
         assert argv == list(process.argv[3:])
         assert {name: env[name] for name in process.env} == dict(process.env)
+        assert env["no_proxy"] == env["NO_PROXY"] == "site.org,localhost,127.0.0.1,::1,10.0.0.1,10.0.0.2,n1,n2"
         assert len(env["VLLM_API_KEY"]) == 64
         assert env["VLLM_API_KEY"] == env["OPENAI_API_KEY"]
     assert "node 1: n2 10.0.0.2 ib0" in said
@@ -282,3 +283,12 @@ def test_the_sites_own_options_of_srun(make_config: MakeConfig) -> None:
     text = sbatch_script(build_plan(make_config({"cluster.slurm.srun": ["--mpi=none", "--comment=a b"]})))
     assert "\nSTEP+=(--mpi=none '--comment=a b')" in text
     assert text.index("STEP=(") < text.index("STEP+=(") < text.index('srun "${STEP[@]}"')
+
+
+@pytest.mark.parametrize(("given", "lower"), [("10.9.0.0/16", None), ("*", "*")])
+def test_what_the_configuration_says_of_no_proxy_stays(job: MakeJob, given: str, lower: str | None) -> None:
+    made = job({"cluster.env": {"no_proxy": given}})
+    until_serving(made.start())
+    _, _, env = made.got("engine0")
+    assert env["NO_PROXY"] == f"{given},site.org,localhost,127.0.0.1,::1,10.0.0.1,10.0.0.2,n1,n2"
+    assert env["no_proxy"] == (lower or env["NO_PROXY"])

@@ -4,13 +4,14 @@ Looks at files (a model's config.json, a data set) but starts nothing. What only
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pdslurm.config import Cluster, Config, LauncherKind, Model, Workload, arms_of
 from pdslurm.errors import ConfigError
-from pdslurm.plan.checks import attach, runtime, search, site, topology
+from pdslurm.plan.checks import attach, runtime, search, secrets, site, topology
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
@@ -47,6 +48,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _workload(config.workload, config.model, shape)
     yield from search.problems(config)
     yield from runtime.problems(config.runtime)
+    yield from secrets.problems(config, os.environ)
     for field, name in {"name": config.name, **{f"arms.{arm}": arm for arm in config.arms}}.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             yield f"{field}={name}: names a folder; use up to 64 letters, digits, '.', '_' and '-'"
