@@ -33,8 +33,10 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET.search(words)) and not _PLACE.search(words) and not _TEXT_TOKEN.search(words)
 
 
-# The value is only looked at, so that each name of `--env=HF_TOKEN=abc` is found.
-_ASSIGNED = re.compile(r"""([A-Za-z_][\w.-]*)(["']?\s*[=:]\s*)(?=("[^"]*"|'[^']*'|[^\s,;&'"{}\[\]()]+))""")
+# The value is only looked at, so that each name of `--env=HF_TOKEN=abc` is found. `NAME: value` is prose, but in Hydra's {}.
+_VALUE = r"""(?=("[^"]*"|'[^']*'|[^\s,;&'"{}\[\]()]+))"""
+_ASSIGNED = re.compile(r"""([A-Za-z_][\w.-]*)(["']?\s*=\s*|["']\s*:\s*|:(?=\S))""" + _VALUE)
+_MAPPED = re.compile(r"[{,]\s*([A-Za-z_][\w.-]*)(\s*:\s*)" + _VALUE)
 _OPTION = re.compile(r"(--[A-Za-z][\w-]*)(\s+)(?!-)(\S+)")
 _LOGIN = re.compile(r"(://)[^/\s@'\"]+(?=@)")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
@@ -56,11 +58,10 @@ def secret_in(text: str) -> str | None:
 def masked(text: str) -> str:
     """`text` with *** for the values of secrets, and for user and password in a URL."""
     text = _LOGIN.sub(rf"\1{HIDDEN}", text)
-    found = [
-        match for pattern in (_ASSIGNED, _OPTION) for match in pattern.finditer(text) if is_secret(match[1].rpartition(".")[2])
-    ]
-    for match in sorted(found, key=lambda each: each.start(3), reverse=True):
-        text = text[: match.start(3)] + HIDDEN + text[match.end(3) :]
+    matches = [match for pattern in (_ASSIGNED, _MAPPED, _OPTION) for match in pattern.finditer(text)]
+    found = {match.span(3) for match in matches if is_secret(match[1].rpartition(".")[2])}
+    for start, end in sorted(found, reverse=True):
+        text = text[:start] + HIDDEN + text[end:]
     return _HUB_TOKEN.sub(HIDDEN, text)
 
 

@@ -24,10 +24,13 @@ from rich.console import Console
 
 from pdslurm import config as c
 from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, ProcessDied, ResultsError
+from pdslurm.launchers.run import write_provenance
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.progress import Display, State
 from pdslurm.measure.what_ran import write_fairness
+from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.node_check import check_node
 from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import bind_free
 from pdslurm.node.processes import LocalProcesses
@@ -516,3 +519,23 @@ def test_a_search_climbs_and_has_prompts_made_while_engines_load(driver: Make, t
     assert sorted(rates) == [(0, 0.8), (0, 1.6), (0, 3.2), (0, 6.4), (1, 6.4)], "every rate meets the SLO: up to the highest"
     log = (made.folder.path / "logs" / "client.log").read_text()
     assert log.count("making samples") == 2 * 7, "every rate of both repeats was made once, and none again when it was measured"
+
+
+def test_no_file_of_a_run_has_a_token_of_its_environment(
+    driver: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "hf_of-nobody-else"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    monkeypatch.setenv("https_proxy", f"http://me:{secret}@127.0.0.1:9")
+    monkeypatch.setattr(sys, "argv", ["pdslurm", f"+runtime.env.HF_TOKEN={secret}", f"--hf-token={secret}", "--hf-token", secret])
+    made = driver()
+    report = check_node(made.config, 1, EngineEnv(made.config.runtime), run_dir=made.folder.path)
+    assert "https_proxy=http://***@127.0.0.1:9 is set" in report.facts["proxy"]
+    write_provenance(made.folder, made.tasks, made.what_ran.compared, report.facts)
+    made.run()
+    files = [path for path in made.folder.path.rglob("*") if path.is_file()]
+    texts = {path: gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in files}
+    assert {"config.yaml", "plan.json", "versions.json", "events.jsonl", "engine0.log"} <= {path.name for path in files}
+    assert [path for path, content in texts.items() if secret.encode() in content] == []
+    assert "+runtime.env.HF_TOKEN=***" in (made.folder.path / "versions.json").read_text()
+    assert secret not in "".join(capsys.readouterr())

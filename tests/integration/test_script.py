@@ -85,7 +85,10 @@ class Job:
         return self.started[-1]
 
     def got(self, name: str) -> tuple[str, list[str], dict[str, str]]:
-        """Node, arguments and environment of a process."""
+        """Node, arguments and environment of a process, as soon as it runs."""
+        deadline = time.monotonic() + 10
+        while not (self.stubs / f"{name}.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
         node, argv, env = json.loads((self.stubs / f"{name}.json").read_text())
         return node, argv, env
 
@@ -135,9 +138,6 @@ def test_every_process_gets_the_words_that_the_driver_would_give_it(job: MakeJob
     popen = made.start()
     said = until_serving(popen)
     for process in processes_of(bind(made.plan, HOSTS)):
-        deadline = time.monotonic() + 10
-        while not (made.stubs / f"{process.name}.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
         node, argv, env = made.got(process.name)
         assert node == HOSTS[process.node].name
         assert argv == list(process.argv[3:])

@@ -33,6 +33,8 @@ def test_names(names: tuple[str, ...], expected: bool) -> None:
     [
         ("+runtime.env.HF_TOKEN=hf_abc", "+runtime.env.HF_TOKEN=***", "runtime.env.HF_TOKEN"),
         ("runtime.env={HF_TOKEN:hf_abc,A:1}", "runtime.env={HF_TOKEN:***,A:1}", None),
+        ("runtime.env={A: 1, HF_TOKEN: hf_abc}", "runtime.env={A: 1, HF_TOKEN: ***}", None),
+        ("runtime.env.HF_TOKEN: a secret must not", "runtime.env.HF_TOKEN: a secret must not", None),
         ("export HF_TOKEN='a b'; x", "export HF_TOKEN=***; x", "HF_TOKEN"),
         ("vllm serve m --hf-token hf_abc --port 1", "vllm serve m --hf-token *** --port 1", "--hf-token"),
         ("serve --api-key=abc", "serve --api-key=***", "api-key"),
@@ -78,8 +80,8 @@ def test_no_proxy(environ: dict[str, str], lower: str, upper: str, monkeypatch: 
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     for host in ("localhost:8000", "127.0.0.1:8000", "10.0.0.1:8000", "n1"):
-        assert urllib.request.proxy_bypass_environment(host), f"Python asks the proxy for {host}"
-    assert bool(urllib.request.proxy_bypass_environment("huggingface.co")) is (lower == "*")
+        assert urllib.request.proxy_bypass(host), f"Python asks the proxy for {host}"
+    assert bool(urllib.request.proxy_bypass("huggingface.co")) is (lower == "*")
 
 
 def test_proxies_are_told_without_their_password() -> None:
