@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
+from pdslurm.plan.checks.secrets import refuse_words
 from pdslurm.plan.environment import masked
 from pdslurm.plan.smoke import is_smoke, with_smoke
 from pdslurm.plan.splits import with_splits
@@ -65,6 +66,11 @@ def refuse_lost_overrides(config: Config) -> None:
 def main() -> None:
     """The entry point: Hydra composes the configuration, completes shells and runs multiruns; the worst job's exit code counts."""
     codes: list[int] = []
+    try:
+        refuse_words(sys.argv[1:])
+    except ConfigError as error:
+        print(f"pdslurm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(cfg: DictConfig) -> None:

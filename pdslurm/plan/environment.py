@@ -46,7 +46,7 @@ def secret_in(text: str) -> str | None:
     """The name of what a text gives away: `HF_TOKEN=hf_…` or `--api-key …`, or a URL with a password; None where it does not. What
     a shell will put there (`HF_TOKEN=$(cat …)`) is no secret, nor is what only follows a colon in a sentence."""
     assigned = [match for match in _ASSIGNED.finditer(text) if match[2].strip() != ":"]
-    for match in [*assigned, *_OPTION.finditer(text)]:
+    for match in [*assigned, *_MAPPED.finditer(text), *_OPTION.finditer(text)]:
         value = match[3].strip("\"'")
         if is_secret(match[1].rpartition(".")[2]) and value and not value.startswith(("$", "`", HIDDEN)):
             return match[1]

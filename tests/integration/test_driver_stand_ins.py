@@ -26,7 +26,7 @@ from pdslurm import config as c
 from pdslurm.errors import Interrupted, LimitReached, NotReady, PdslurmError, ProcessDied, ResultsError
 from pdslurm.launchers.run import write_provenance
 from pdslurm.measure.driver import Driver, Outcome
-from pdslurm.measure.health import HealthPoll
+from pdslurm.measure.health import Answer, HealthPoll
 from pdslurm.measure.progress import Display, State
 from pdslurm.measure.what_ran import write_fairness
 from pdslurm.node.engine_env import EngineEnv
@@ -539,3 +539,30 @@ def test_no_file_of_a_run_has_a_token_of_its_environment(
     assert [path for path, content in texts.items() if secret.encode() in content] == []
     assert "+runtime.env.HF_TOKEN=***" in (made.folder.path / "versions.json").read_text()
     assert secret not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_metrics_that_are_a_page_leave_a_record_that_says_so(driver: Make, monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+    page = Answer("<html>Log in</html>")
+    monkeypatch.setattr("pdslurm.measure.telemetry.ask_many", lambda urls, **_: dict.fromkeys(urls, page))
+    made = driver({"strict": strict})
+    made.run()
+    records = list(made.folder.records())
+    assert states(made) == {64: "done", 128: "done", 256: "done"}
+    said = "engine1: /metrics answers with what is no text of Prometheus"
+    for record in records:
+        assert record.telemetry["no_counters"]["engine1"].startswith(said)
+        assert {"requests_counted", "counters"} <= {check.name for check in record.checks if check.unverified}
+        assert any(said in reason for reason in record.invalid_reasons) is strict
+
+
+def test_a_fault_of_pdslurm_s_own_fails_one_point_and_is_recorded(driver: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: Any) -> None:
+        raise KeyError("what nobody thought of")
+
+    monkeypatch.setattr("pdslurm.measure.telemetry.counted", fault)
+    made = driver({"workload.sweeps": {"all": c.Sweep([64], [32])}})
+    made.run()
+    (record,) = made.folder.records()
+    assert record.status == "failed"
+    assert "KeyError: 'what nobody thought of'" in (record.error or "")

@@ -6,10 +6,11 @@ is surer than hiding it in each of them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pdslurm.config import Config, as_dict
+from pdslurm.errors import ConfigError
 from pdslurm.plan.environment import is_secret, secret_in
 
 WHY = "a secret must not stand in a configuration, which is written to the run's folder"
@@ -22,6 +23,23 @@ def problems(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
     `${oc.env:HF_TOKEN}` gives it."""
     known = {value: name for name, value in environ.items() if is_secret(name) and len(value) >= SHORTEST}
     yield from _walk("", "", as_dict(config), known)
+
+
+def refuse_words(words: Sequence[str]) -> None:
+    """Raises ConfigError for a secret on the command line: before Hydra, which writes the overrides of a multirun to a file."""
+    found = [_word(word) for word in words]
+    if said := list(dict.fromkeys(filter(None, found))):
+        raise ConfigError(said)
+
+
+def _word(word: str) -> str | None:
+    name, equals, value = word.partition("=")
+    key, value = name.rpartition(".")[2].lstrip("+~"), value.strip("\"'")
+    if equals and is_secret(key):
+        return None if value in ("", "null") or value.startswith("$") else f"{name.lstrip('+~')}: {WHY}; {_instead(key)}"
+    return (
+        f"{name.lstrip('+~')}: holds {found}; {WHY}; {_instead(found.rpartition('.')[2])}" if (found := secret_in(word)) else None
+    )
 
 
 def _walk(path: str, name: str, value: Any, known: Mapping[str, str]) -> Iterator[str]:

@@ -32,8 +32,8 @@ def test_names(names: tuple[str, ...], expected: bool) -> None:
     ("text", "shown", "found"),
     [
         ("+runtime.env.HF_TOKEN=hf_abc", "+runtime.env.HF_TOKEN=***", "runtime.env.HF_TOKEN"),
-        ("runtime.env={HF_TOKEN:hf_abc,A:1}", "runtime.env={HF_TOKEN:***,A:1}", None),
-        ("runtime.env={A: 1, HF_TOKEN: hf_abc}", "runtime.env={A: 1, HF_TOKEN: ***}", None),
+        ("runtime.env={HF_TOKEN:hf_abc,A:1}", "runtime.env={HF_TOKEN:***,A:1}", "HF_TOKEN"),
+        ("runtime.env={A: 1, HF_TOKEN: hf_abc}", "runtime.env={A: 1, HF_TOKEN: ***}", "HF_TOKEN"),
         ("runtime.env.HF_TOKEN: a secret must not", "runtime.env.HF_TOKEN: a secret must not", None),
         ("export HF_TOKEN='a b'; x", "export HF_TOKEN=***; x", "HF_TOKEN"),
         ("vllm serve m --hf-token hf_abc --port 1", "vllm serve m --hf-token *** --port 1", "--hf-token"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pdslurm.config import Config
-from pdslurm.plan.checks.secrets import problems
+from pdslurm.errors import ConfigError
+from pdslurm.plan.checks.secrets import problems, refuse_words
 
 MakeConfig = Callable[..., Config]
 VALUE = "hf_verysecret"
@@ -56,3 +57,27 @@ def test_refused(make_config: MakeConfig, changes: dict[str, Any], said: str) ->
 )
 def test_allowed(make_config: MakeConfig, changes: dict[str, Any]) -> None:
     assert list(problems(make_config(changes), {"MY_SECRET": "known-value", "SHORT_TOKEN": "1"})) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (f"+runtime.env.HF_TOKEN={VALUE}", f"runtime.env.HF_TOKEN: {EXPORT}"),
+        (f"runtime.env={{A: 1, HF_TOKEN: {VALUE}}}", f"runtime.env: holds HF_TOKEN; {EXPORT}"),
+        (f"runtime.extra_args=[--env,HF_TOKEN={VALUE}]", f"runtime.extra_args: holds HF_TOKEN; {EXPORT}"),
+    ],
+)
+def test_refused_on_the_command_line(word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        refuse_words(["-m", word, "seed=1,2"])
+    assert caught.value.problems == (said,)
+
+
+def test_allowed_on_the_command_line() -> None:
+    words = [
+        "+runtime.env.HF_TOKEN=${oc.env:HF_TOKEN}",
+        "+runtime.env.HF_TOKEN=null",
+        "runtime.image=docker://me@hub#a:1",
+        "seed=1,2",
+    ]
+    refuse_words([*words, "model.engine_args={max_num_batched_tokens: 512}", "slo={ttft_ms: 200, tpot_ms: 50}"])
