@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from pdslurm.config import Config, as_dict
+from pdslurm.config import Config
 from pdslurm.errors import ConfigError
 from pdslurm.plan.environment import is_secret, secret_in
 
@@ -22,7 +23,7 @@ def problems(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
     """Every value that holds a secret: by its name, by what it assigns, or because the environment has it under such a name, as
     `${oc.env:HF_TOKEN}` gives it."""
     known = {value: name for name, value in environ.items() if is_secret(name) and len(value) >= SHORTEST}
-    yield from _walk("", "", as_dict(config), known)
+    yield from _walk("", "", asdict(config), known)
 
 
 def refuse_words(words: Sequence[str]) -> None:

@@ -262,7 +262,7 @@ def test_a_plan_of_1024_nodes_takes_under_two_seconds(make_config: MakeConfig, t
 def test_every_arm_is_warmed_by_the_same_requests_whatever_its_instances(make_config: MakeConfig) -> None:
     """Whole at first, and by eight for each instance of the largest arm where only a router is new."""
     arms = {"few": c.Topology(nodes=1, tensor_parallel=8), "many": c.Topology(nodes=1, route=4, tensor_parallel=2)}
-    plan = build_plan(make_config({"topology": None, "arms": arms, "workload.warmup_prompts": 64}))
+    plan = build_plan(make_config({"arms": arms, "workload.warmup_prompts": 64}))
     assert [load.num_prompts for load in plan.warm_up(0, whole=True)] == [64]
     assert [load.num_prompts for load in plan.warm_up(0, whole=False)] == [8 * 4]
 
