@@ -5,8 +5,11 @@ Waits with live progress, or returns the job's id. The same command finds its jo
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +57,20 @@ def launch(config: Config) -> None:
 # --- in the job
 
 
+@dataclass(frozen=True)
+class Job:
+    """The job that this process is in, and how often Slurm has started it again."""
+
+    id: str
+    restarts: int
+
+
 def carry_out(values: dict[str, Any]) -> None:
     """In the job: the run, and how it ended in ended.json, for whoever waits. Leaves with the run's exit code."""
     config = from_dict(values)
     config.launcher.kind = LauncherKind.allocation
     path, code, text = Path(values["run_dir"]), 0, ""
-    here = jobs.current_allocation()
+    here = Job(os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0))
     (path / "slurm" / "ended.json").unlink(missing_ok=True)
     before, again, may_go_on = points_done(path), False, False
     try:
@@ -68,21 +79,23 @@ def carry_out(values: dict[str, Any]) -> None:
         code, text = error.exit_code, f"pdslurm: {error}"
         again = isinstance(error, AllocationEnding) and config.cluster.slurm.requeue and points_done(path) > before
         may_go_on = again or (isinstance(error, Interrupted) and config.cluster.slurm.requeue)  # Slurm may queue it again by itself
-    queued = f"\njob {here.job_id} is queued again and goes on where it was" if again else ""
+    except Exception:  # a mistake of pdslurm's: whoever waits is to read it at once, too
+        code, text = 1, traceback.format_exc()
+    queued = f"\njob {here.id} is queued again and goes on where it was" if again else ""
     note_end(path, here, exit_code=code, text=text + queued, queued_again=again, may_go_on=may_go_on)
     print(text + queued, flush=True)
-    if again and (failed := requeue(here.job_id)):
-        text += f"\nSlurm did not queue job {here.job_id} again: {failed}; run the same command again to go on"
+    if again and (failed := requeue(here.id)):
+        text += f"\nSlurm did not queue job {here.id} again: {failed}; run the same command again to go on"
         note_end(path, here, exit_code=code, text=text, queued_again=False, may_go_on=False)
         print(text, flush=True)
     if code:
         sys.exit(code)
 
 
-def note_end(path: Path, here: jobs.Allocation, **end: Any) -> None:
+def note_end(path: Path, here: Job, **end: Any) -> None:
     """ended.json. `may_go_on`: Slurm may run the job again, so that who cannot ask Slurm must not take these for its last words."""
     with contextlib.suppress(ResultsError):
-        write_json(path / "slurm" / "ended.json", {"job_id": here.job_id, "restarts": here.restarts, **end})
+        write_json(path / "slurm" / "ended.json", {"job_id": here.id, "restarts": here.restarts, **end})
 
 
 def requeue(job_id: str) -> str | None:

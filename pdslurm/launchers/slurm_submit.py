@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +36,7 @@ UNSURE = "it is not known whether Slurm took the job; the same command asks for 
 OWN_OPTIONS = ("job-name", "J", "output", "o", "error", "e", "array", "a", "wait", "W", "parsable", "clusters", "M", "test-only")
 UNFIT = re.compile(r"[%\\\x00-\x1f\x7f\ud800-\udfff]")
 NOT_INHERITED = ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_TEST_ONLY")  # sbatch would wait for the job, or submit several
+VARIABLES = {"time": "timelimit"}  # what sbatch calls an option in the name of its variable, where this is not the option's own
 
 
 def check_request(config: Config, path: Path) -> None:
@@ -213,7 +214,7 @@ def sbatch(own: Path, name: str, lock_file: TextIO) -> str:
     """One sbatch. Name and output stand on its command line, where neither a variable such as SBATCH_JOB_NAME nor an option of the
     site overrides them."""
     options = (f"--job-name={name}", f"--output={log_path(own, '%j')}")
-    environ = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
+    environ = submission_environment((own / "next.sh").read_text(), os.environ)
     command = ("sbatch", *options, str(own / "next.sh"))
     done = job_states.answer(*command, timeout_s=SBATCH_S, environ=environ, pass_fds=(lock_file.fileno(),))
     if found := re.search(r"Submitted batch job (\d+)", done.stdout) if done.returncode == 0 else None:
@@ -222,6 +223,15 @@ def sbatch(own: Path, name: str, lock_file: TextIO) -> str:
     if done.returncode == 0 or not done.stderr.strip():  # a site's own sbatch may say anything
         raise SlurmUnreachable(f"sbatch told no job's id: {job_states.said(done)}")
     raise ConfigError([f"cluster.slurm: sbatch refuses: {'; '.join(words)}"])
+
+
+def submission_environment(script: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for sbatch, which takes a variable such as SBATCH_PARTITION before a line of the script: none of an option
+    that the script sets goes there, and nothing of a heterogeneous job around this process goes into the new job."""
+    options = re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)
+    overruled = {f"SBATCH_{VARIABLES.get(name, name).upper().replace('-', '_')}" for name in (*options, "requeue", "no-requeue")}
+    dropped = {*overruled, *NOT_INHERITED}
+    return {k: v for k, v in environ.items() if k not in dropped and not k.startswith(("SLURM_HET_", "SLURM_PACK_"))}
 
 
 def write_submission(plan: Plan, path: Path, name: str, carry_out: Callable[[dict[str, Any]], None]) -> None:

@@ -16,7 +16,6 @@ from pdslurm.launchers import allocation
 from pdslurm.launchers import slurm as launcher
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
-from pdslurm.slurm import jobs
 from tests.slurm_stand_ins import SlurmStandIn
 
 DIED = ProcessDied("engine1", node="n1", cause="exit code 1", log=None)
@@ -30,9 +29,10 @@ def in_job(
     run = RunFolder(tmp_path / "run")
     (run.path / "slurm").mkdir(parents=True)
     (run.path / "slurm" / "ended.json").write_text("of before")
-    monkeypatch.setattr(jobs, "current_allocation", lambda: jobs.Allocation("7", ("n1",), 1))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
 
-    def go(error: PdslurmError | None, *, adds: str = "done", requeue: bool = True) -> dict[str, Any]:
+    def go(error: Exception | None, *, adds: str = "done", requeue: bool = True) -> dict[str, Any]:
         def carry_out(_: c.Config) -> str:
             assert not (run.path / "slurm" / "ended.json").exists()
             status, valid = ("failed", False) if adds == "failed" else ("done", adds == "done")
@@ -46,7 +46,7 @@ def in_job(
         if error:
             with pytest.raises(SystemExit) as left:
                 launcher.carry_out(values)
-            assert left.value.code == error.exit_code
+            assert left.value.code == getattr(error, "exit_code", 1)
         else:
             launcher.carry_out(values)
         found: dict[str, Any] = json.loads((run.path / "slurm" / "ended.json").read_text())
@@ -112,3 +112,9 @@ def test_slurm_does_not_queue_it_again(
 def test_a_job_that_pends_already_is_queued(slurm: SlurmStandIn) -> None:
     slurm.told(scontrol="refuse Job is pending execution for job 7")
     assert launcher.requeue("7") is None
+
+
+def test_a_mistake_of_pdslurms_reaches_whoever_waits(in_job: Callable[..., dict[str, Any]]) -> None:
+    found = in_job(RuntimeError("a mistake"))
+    assert (found["exit_code"], found["restarts"], found["may_go_on"]) == (1, 1, False)
+    assert "RuntimeError: a mistake" in found["text"]

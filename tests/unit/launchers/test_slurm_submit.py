@@ -17,7 +17,7 @@ from pdslurm import config as c
 from pdslurm.errors import ConfigError, Interrupted, PdslurmError, ResultsError, SlurmUnreachable
 from pdslurm.launchers import slurm_submit
 from pdslurm.launchers.slurm import carry_out
-from pdslurm.launchers.slurm_submit import check_request, find_or_submit, job_name
+from pdslurm.launchers.slurm_submit import check_request, find_or_submit, job_name, submission_environment
 from pdslurm.plan.plan import build_plan
 from pdslurm.signals import raising
 from pdslurm.slurm import job_states
@@ -268,3 +268,11 @@ def test_what_slurm_would_read_otherwise(make_config: Callable[..., c.Config], c
         check_request(config, path)
     (problem,) = caught.value.problems
     assert said in problem
+
+
+def test_what_the_run_asks_for_counts_before_a_users_variables() -> None:
+    script = "#!/bin/bash\n#SBATCH --partition=gpu\n#SBATCH --time=30\n#SBATCH --no-requeue\n#SBATCH --ntasks-per-node=1\n"
+    dropped = ("PARTITION", "TIMELIMIT", "REQUEUE", "NO_REQUEUE", "NTASKS_PER_NODE", "WAIT", "TEST_ONLY")
+    kept = {"PATH": "/bin", "SBATCH_ACCOUNT": "mine", "SLURM_CONF": "/c", "SLURM_JOB_ID": "7"}
+    given = {**kept, **{f"SBATCH_{name}": "x" for name in dropped}, "SLURM_HET_SIZE": "2", "SLURM_PACK_SIZE": "2"}
+    assert submission_environment(script, given) == kept
