@@ -202,7 +202,8 @@ class Nodes:
                 time.sleep(STEP_AGAIN_S)
                 self._start_step()
             elif why := self._why_no_agent(deadline):
-                raise NotReady(f"no agent on {', '.join(missing)}: {why}; {self.log} ends with:\n{log_tail(self.log)}")
+                where = named_in(why, missing) or missing  # a node that is named failed; another may be late
+                raise NotReady(f"no agent on {', '.join(where)}: {why}; {self.log} ends with:\n{log_tail(self.log)}")
             time.sleep(0.02)
         nodes = [self.joined[name] for name in self.names]
         for node in nodes:
@@ -265,3 +266,12 @@ class Nodes:
             log = running[0].log if running else self.log
             what = f"{node.lost}; on it: {on_it}" if on_it else node.lost
             raise ProcessDied(f"node {node.name}", node=node.name, cause=what, log=log, log_tail=log_tail(log))
+
+
+def named_in(text: str, nodes: Sequence[str]) -> list[str]:
+    """Those of the nodes that a text names.
+
+    >>> named_in("n2: task 1: Exited with exit code 1", ["n1", "n2", "n22"])
+    ['n2']
+    """
+    return [node for node in nodes if re.search(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", text)]

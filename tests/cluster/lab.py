@@ -218,11 +218,12 @@ class Lab:
         self.run(node, ["kill", "-KILL", *pids], 10)
         self.wait_for(f"slurmd's end on {node}", lambda: not self._runs(node, "slurmd"), timeout_s=10)
 
-    def kill_slurmctld(self) -> None:
-        """Only the daemon: jobs live on, and no command of Slurm gets an answer until start_slurmctld()."""
+    def stop_slurmctld(self) -> None:
+        """Only the daemon, as an administrator stops it: it writes down which jobs there are, which a killed one may have forgotten.
+        Jobs live on, and no command of Slurm gets an answer until start_slurmctld()."""
         pids = [str(process.pid) for process in self._machine("ctl").processes() if process.name == "slurmctld"]
-        self.run("ctl", ["kill", "-KILL", *pids], 10)
-        self.wait_for("slurmctld's end", lambda: not self._runs("ctl", "slurmctld"), timeout_s=10)
+        self.run("ctl", ["kill", "-TERM", *pids], 10)
+        self.wait_for("slurmctld's end", lambda: not self._runs("ctl", "slurmctld"), timeout_s=30)
 
     def start_slurmctld(self) -> None:
         """Returns when it listens."""

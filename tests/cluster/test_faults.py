@@ -350,7 +350,7 @@ def test_munge_is_dead_on_a_node(lab: Lab, start: Start, told: Told, fault: Faul
         began = time.time()
         run = start()
         ended_s = ends_before_engines(run, began)
-    assert "pdslurm: no agent on n2: srun says: " in run.text or "pdslurm: no agent on n1, n2: srun says: " in run.text, run.text
+    assert "pdslurm: no agent on n2: srun says: " in run.text, run.text
     assert "is munged running on that node, and is its clock right?" in run.text
     fault("munge is dead on one node", run, ended_s=ended_s)
     run.mend()
@@ -421,7 +421,7 @@ def test_slurmctld_is_away_while_a_job_is_waited_for(lab: Lab, start: Start, tol
     """Nobody but Slurm is away: the job measures on, its end is waited for, and the same command meanwhile submits nothing."""
     run = in_the_last_point(start, told, how="slurm", options=())
     began = time.time()
-    lab.kill_slurmctld()
+    lab.stop_slurmctld()
     try:
         run.wait_until(lambda: "slurmctld has not answered for" in run.text, "word of the silence", 60)
         said_s = time.time() - began

@@ -11,7 +11,7 @@ from pdslurm.errors import CleanUpFailed, ConfigError, ProcessDied
 from pdslurm.node.processes import LocalProcesses, Started
 from pdslurm.plan.deployment import Process
 from pdslurm.slurm.agent import Agent
-from pdslurm.slurm.agents import CREDENTIALS, SRUN_FAILURES
+from pdslurm.slurm.agents import CREDENTIALS, SRUN_FAILURES, named_in
 from pdslurm.slurm.wire import Wire
 
 
@@ -111,3 +111,18 @@ def test_what_srun_says_of_a_task_that_will_not_join(said: str, failure: str | N
     match = SRUN_FAILURES.search(said)
     assert (match and match[1]) == failure
     assert bool(CREDENTIALS.search(said)) is munge
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("srun says: n2: task 1: Exited with exit code 1", ["n2"]),
+        ("srun says: Task launch for StepId=4.0 failed on node n2: Zero Bytes were transmitted", ["n2"]),
+        ("srun says: n[1-2]: tasks 0-1: Killed", []),
+        ("srun ended with exit code 1", []),
+        ("srun says: n22: task 2: Exited with exit code 1", ["n22"]),
+        ("srun says: gpu-n2: task 1: Exited", []),
+    ],
+)
+def test_only_a_node_that_srun_names_has_failed(text: str, named: list[str]) -> None:
+    assert named_in(text, ["n1", "n2", "n22"]) == named
