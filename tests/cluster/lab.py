@@ -219,8 +219,8 @@ class Lab:
         self.wait_for(f"slurmd's end on {node}", lambda: not self._runs(node, "slurmd"), timeout_s=10)
 
     def stop_slurmctld(self) -> None:
-        """Only the daemon, as an administrator stops it: it writes down which jobs there are, which a killed one may have forgotten.
-        Jobs live on, and no command of Slurm gets an answer until start_slurmctld()."""
+        """Only the daemon, as an administrator stops it: it writes down which jobs there are, and one that is killed may forget
+        some. Jobs live on, and no command of Slurm gets an answer until start_slurmctld()."""
         pids = [str(process.pid) for process in self._machine("ctl").processes() if process.name == "slurmctld"]
         self.run("ctl", ["kill", "-TERM", *pids], 10)
         self.wait_for("slurmctld's end", lambda: not self._runs("ctl", "slurmctld"), timeout_s=30)
