@@ -307,7 +307,8 @@ def test_a_limit_of_wall_time_ends_a_run_with_what_it_has(tmp_path: Path) -> Non
     many = ("workload.num_prompts=512", "workload.sweeps.output.output_len=[256,300,310,320,330,340]", "workload.repeats=20")
     with start(tmp_path / "limit", *ONE_ARM, "topology=dp", "topology.nodes=1", *many, "limits.wall_hours=0.02") as run:
         assert run.wait(LOAD_S) == 6
-        assert "limits.wall_hours=0.02 is used up; run the same command again to go on" in run.text
+        assert "limits.wall_hours=0.02 is used up (0.02" in run.text
+        assert " h in this one); raise limits.wall_hours and run the same command again to go on" in run.text
         assert 72 <= time.time() - run.started_at < 150
         kept = run.records()
         assert kept
