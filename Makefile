@@ -40,7 +40,7 @@ demo: setup      ## two arms, two instances, real vLLM and NIXL, on this machine
 test: setup      ## everything, with the real engine and, where it is installed, real Slurm
 	$(PY) -m pytest
 
-test-fast: .venv/.stamp  ## unit and golden tests, under 20 s
+test-fast: .venv/.stamp  ## unit and golden tests, one to two minutes on two cores
 	$(PY) -m pytest -n 2 tests/unit
 
 decisions: .venv/.stamp  ## how often the answer errs, by simulated experiments: the table in docs/answers.md, about an hour
