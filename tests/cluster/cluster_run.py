@@ -144,7 +144,11 @@ class ClusterRun:
         assert self.when(text), f"ended before {text!r}\n{self.text}\n{self.logs()}"
 
     def _dead(self) -> bool:
-        return int(time.monotonic() * 20) % 20 == 0 and self.has_ended()
+        """Whether nobody is left who could write an event; asked about once a second. A job that was cancelled is COMPLETING, and
+        no longer RUNNING, before its driver has seen the signal."""
+        if int(time.monotonic() * 20) % 20:
+            return False
+        return self.has_ended() and (self.popen is not None or self.state() != "COMPLETING")
 
     def wait_in_point(self) -> None:
         """Until the last point, in which the client was told to hang, is being measured."""
