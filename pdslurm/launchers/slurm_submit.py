@@ -21,8 +21,9 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import _make_sbatch_string
 
 from pdslurm.config import Config, as_dict
-from pdslurm.errors import ConfigError, Interrupted, ResultsError, SlurmUnreachable
+from pdslurm.errors import ConfigError, Interrupted, LimitReached, ResultsError, SlurmUnreachable
 from pdslurm.launchers.run import make_folder
+from pdslurm.measure.usage import Usage
 from pdslurm.plan.plan import Plan
 from pdslurm.records.whole_file import write_json, write_text
 from pdslurm.slurm import job_states, jobs
@@ -33,25 +34,18 @@ SETTLE_S = 15.0  # a slurmctld that was hung may still work on what a dead sbatc
 LOOK_S = 10.0  # for one look at the queue after Ctrl-C
 NOTHING_YET = "pdslurm submits nothing until Slurm has told whether this run has a job"
 UNSURE = "it is not known whether Slurm took the job; the same command asks for it by its name before it submits anything"
-OWN_OPTIONS = ("job-name", "J", "output", "o", "error", "e", "array", "a", "wait", "W", "parsable", "clusters", "M", "test-only")
 UNFIT = re.compile(r"[%\\\x00-\x1f\x7f\ud800-\udfff]")
 NOT_INHERITED = ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_TEST_ONLY")  # sbatch would wait for the job, or submit several
 VARIABLES = {"time": "timelimit"}  # what sbatch calls an option in the name of its variable, where this is not the option's own
 
 
 def check_request(config: Config, path: Path) -> None:
-    """Raises ConfigError for a folder that Slurm would read otherwise, and for options of sbatch that pdslurm sets itself."""
-    problems = []
+    """Raises ConfigError for a folder that Slurm would read otherwise."""
     if found := UNFIT.search(str(path.absolute())):
         field = f"run_dir={path}" if config.run_dir else f"run_root={config.run_root}"
         allowed = r"allowed is any character but %, \ and control characters such as a newline"
-        problems.append(f"{field!s}: Slurm does not take the character {found.group()!r} in the name of a log's folder; {allowed}")
-    for name in config.cluster.slurm.extra:
-        if name.replace("_", "-") in OWN_OPTIONS:
-            hint = "set SLURM_CLUSTERS in the environment instead" if name in ("clusters", "M") else "leave it out"
-            problems.append(f"cluster.slurm.extra.{name}: pdslurm sets this option itself, to find its job again; {hint}")
-    if problems:
-        raise ConfigError([problem.replace("\n", "\\n") for problem in problems])
+        problem = f"{field}: Slurm does not take the character {found.group()!r} in the name of a log's folder; {allowed}"
+        raise ConfigError([problem.replace("\n", "\\n")])
 
 
 def job_name(plan: Plan, path: Path) -> str:
@@ -61,7 +55,8 @@ def job_name(plan: Plan, path: Path) -> str:
 
 def find_or_submit(plan: Plan, path: Path, carry_out: Callable[[dict[str, Any]], None]) -> tuple[str, job_states.JobState | None]:
     """The run's job, with its state where it was there already. Only one command at a time is in here for a folder. Raises
-    SlurmUnreachable while it is not known whether there is one, ConfigError when sbatch refuses."""
+    SlurmUnreachable while it is not known whether there is one, ConfigError when sbatch refuses, and LimitReached when earlier
+    sessions of the run used up what it may use: its job would only say so after a time in the queue."""
     name = job_name(plan, path)
     try:
         make_folder(path, plan.config.run_access)
@@ -77,6 +72,8 @@ def find_or_submit(plan: Plan, path: Path, carry_out: Callable[[dict[str, Any]],
         if found:
             note_job(path, found[0], name)
             return found
+        if said := Usage(path, gpus=0).used_up(plan.config.limits, plan.config.budget):
+            raise LimitReached(said)
         return submit(plan, path, name, carry_out, lock_file), None
 
 

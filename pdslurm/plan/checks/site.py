@@ -25,6 +25,7 @@ OWN_SBATCH = {
     "requeue": "cluster.slurm.requeue says it",
     "no-requeue": "cluster.slurm.requeue says it",
     "array": "a run is one job",
+    "clusters": "set SLURM_CLUSTERS in the environment instead",
     "hetjob": "a run is one job of equal nodes",
     "het-group": "a run is one job of equal nodes",
     "wrap": "pdslurm writes the script",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pdslurm import config as c
-from pdslurm.errors import ConfigError, Interrupted, PdslurmError, ResultsError, SlurmUnreachable
+from pdslurm.errors import ConfigError, Interrupted, LimitReached, PdslurmError, ResultsError, SlurmUnreachable
 from pdslurm.launchers import slurm_submit
 from pdslurm.launchers.slurm import carry_out
 from pdslurm.launchers.slurm_submit import check_request, find_or_submit, job_name, submission_environment
@@ -231,6 +231,21 @@ def test_a_folder_that_cannot_be_written(slurm: SlurmStandIn, run: Path, find: F
     assert slurm.calls("sbatch") == []
 
 
+def test_what_is_used_up_submits_nothing(slurm: SlurmStandIn, run: Path, make_config: Callable[..., c.Config]) -> None:
+    config = make_config({"run_dir": str(run), "limits.wall_hours": 1.0})
+    plan = build_plan(config)
+    (run / "used").mkdir(parents=True)
+    lines = [json.dumps({"began": "2026-01-01T00:00:00Z", "gpus": 8, "seconds": seconds}) for seconds in (3000, 3601)]
+    (run / "used" / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(LimitReached, match=r"wall_hours=1 is used up \(1 h in 1 earlier session, 0 h in this one\); raise"):
+        find_or_submit(plan, run, carry_out)
+    assert slurm.jobs == []
+    config.limits.wall_hours = 2.0
+    assert find_or_submit(plan, run, carry_out)[0] == "1"
+    config.limits.wall_hours = 1.0
+    assert find_or_submit(plan, run, carry_out)[0] == "1"  # what runs is followed
+
+
 def test_the_name_is_the_folder_s_own_and_wins(
     slurm: SlurmStandIn, tmp_path: Path, run: Path, find: Find, make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,8 +268,6 @@ def test_the_name_is_the_folder_s_own_and_wins(
         ({"run_dir": "/runs/a\\b"}, r"the character '\\'"),
         ({"run_root": "/runs/a\nb"}, "run_root=/runs/a\\nb: Slurm does not take the character '\\n'"),
         ({"run_dir": "/runs/\udcff"}, "Slurm does not take the character"),
-        ({"cluster.slurm": c.Slurm(extra={"job_name": "mine"})}, "cluster.slurm.extra.job_name: pdslurm sets this option itself"),
-        ({"cluster.slurm": c.Slurm(extra={"clusters": "b"})}, "set SLURM_CLUSTERS in the environment instead"),
         ({"run_dir": "/runs/a b'c\"d ü#$;,{}="}, None),
     ],
 )

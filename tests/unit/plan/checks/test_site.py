@@ -74,6 +74,8 @@ def test_what_is_right(text: str, tmp_path: Path) -> None:
          "cluster.slurm.extra.nodes=2: pdslurm sets it itself; topology and cluster.gpus_per_node say it"),
         ("slurm: {extra: {job_name: x}}",
          "cluster.slurm.extra.job_name=x: pdslurm sets it itself; the run's name and folder say it"),
+        ("slurm: {extra: {clusters: b}}",
+         "cluster.slurm.extra.clusters=b: pdslurm sets it itself; set SLURM_CLUSTERS in the environment instead"),
         ("slurm: {extra: {--mem: 0}}",
          "cluster.slurm.extra.--mem: must be the long name of an option of sbatch, without its dashes"),
         ("slurm: {srun: [mpi=none]}",
