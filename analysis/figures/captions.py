@@ -51,15 +51,17 @@ def bars_text(counts: pd.Series[int], what: str = "Mean", bars: str = INTERVAL) 
 
 
 def setup_text(rows: pd.DataFrame) -> str:
-    """`Model llama-3.1-8b, engine vllm 0.24.0, GPU NVIDIA H100 80GB HBM3, 2 GPUs an arm`; what no record tells is unknown."""
-    said = []
+    """`Model llama-3.1-8b, engine vllm 0.24.0, GPU NVIDIA H100 80GB HBM3, 2 GPUs an arm`, or `…, on CPU, 2 CPU slots an arm`; what
+    no record tells is unknown."""
+    on_cpu, said = set(rows["gpu"].dropna()) == {"CPU"}, []
+    titles = {"gpu": "on" if on_cpu else "GPU"}
     for name in SETUP:
         known = sorted(map(str, rows[name].dropna().unique()))
-        said.append(f"{name if name != 'gpu' else 'GPU'} {' and '.join(known) or 'unknown'}")
+        said.append(f"{titles.get(name, name)} {' and '.join(known) or 'unknown'}")
     gpus = rows["gpus"].dropna()
     if len(gpus):
-        low, high = gpus.min(), gpus.max()
-        said.append(f"{repeats.plural(int(low), 'GPU')} an arm" if low == high else f"{low:g} to {high:g} GPUs an arm")
+        low, high, unit = gpus.min(), gpus.max(), "CPU slot" if on_cpu else "GPU"
+        said.append(f"{repeats.plural(int(low), unit)} an arm" if low == high else f"{low:g} to {high:g} {unit}s an arm")
     return ", ".join(said)
 
 

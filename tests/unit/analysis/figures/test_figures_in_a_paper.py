@@ -231,6 +231,7 @@ def test_a_caption_says_what_ran(tmp_path: Path) -> None:
     assert captions.setup_text(known.assign(gpu=None, gpus=[1.0, 2.0, 4.0, 4.0])) == (
         "model llama, engine vllm 1.0, GPU unknown, 1 to 4 GPUs an arm"
     )
+    assert captions.setup_text(known.assign(gpu="CPU", gpus=2.0)) == "model llama, engine vllm 1.0, on CPU, 2 CPU slots an arm"
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
