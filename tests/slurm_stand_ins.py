@@ -57,6 +57,8 @@ if name == "sbatch":
     job = accept()
     if told == "accept, away":
         away()
+    if told == "accept, refuse":
+        sys.exit("sbatch: error: Batch job submission failed: Header lengths are longer than data received")
     if told == "accept, hang":
         time.sleep(3)
     print("" if told == "accept, silent" else f"Submitted batch job {{job}}")
@@ -64,6 +66,9 @@ elif name == "squeue":
     ids = option("jobs").split(",") if option("jobs") else None
     if ids and len(ids) == 1 and ids[0] not in jobs():
         sys.exit("slurm_load_jobs error: Invalid job id specified")
+    if told == "error, exit 0":
+        sys.exit(print("squeue: Unable to contact slurm controller (connect failure)", file=sys.stderr))
+    print("JOBID|STATE|REASON")
     for job, what in jobs().items():
         if (ids is None or job in ids) and option("name") in (None, what["name"]):
             print(f"{{job}}|{{what['state']}}|{{what.get('reason', 'None')}}")

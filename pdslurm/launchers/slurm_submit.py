@@ -183,6 +183,10 @@ def try_sbatch(own: Path, name: str, before: frozenset[str], lock_file: TextIO) 
     for _ in range(TRIES):
         try:
             return sbatch(own, name, lock_file)
+        except ConfigError:  # what reads like a refusal may be said of a job that was taken
+            if job := new_job(name, before):
+                return job
+            raise
         except SlurmUnreachable as unsure:
             print(f"pdslurm: {unsure}\n  pdslurm asks Slurm for a job named {name}", file=sys.stderr, flush=True)
             last = unsure
@@ -214,7 +218,7 @@ def sbatch(own: Path, name: str, lock_file: TextIO) -> str:
     environ = submission_environment((own / "next.sh").read_text(), os.environ)
     command = ("sbatch", *options, str(own / "next.sh"))
     done = job_states.answer(*command, timeout_s=SBATCH_S, environ=environ, pass_fds=(lock_file.fileno(),))
-    if found := re.search(r"Submitted batch job (\d+)", done.stdout) if done.returncode == 0 else None:
+    if found := re.search(r"Submitted batch job (\d+)", done.stdout):
         return found.group(1)
     words = [line for line in done.stderr.splitlines() if re.search("error|fatal", line, re.IGNORECASE)] or done.stderr.split("\n")
     if done.returncode == 0 or not done.stderr.strip():  # a site's own sbatch may say anything

@@ -20,6 +20,7 @@ from pdslurm.records.shapes import misfit
 
 FOLDER = "used"
 EVERY_S = 10.0
+LONGEST_S = 1e9  # 30 years; a number beyond it, or none at all, is damage
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def earlier_sessions(folder: Path) -> tuple[Session, ...]:
 def _lines(path: Path) -> Iterator[Session]:
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 value: Any = json.loads(line)
                 if isinstance(value, dict) and not _problem(value):
                     yield Session(value["began"], value["gpus"], value["seconds"], tuple(value.get("without", ())))
@@ -115,4 +116,6 @@ def _lines(path: Path) -> Iterator[Session]:
 
 def _problem(value: dict[str, Any]) -> str | None:
     kinds = (("began", str), ("gpus", int), ("seconds", float), ("without", list[str]))
-    return next(filter(None, (misfit(value.get(name, []), kind, name) for name, kind in kinds)), None)
+    if why := next(filter(None, (misfit(value.get(name, []), kind, name) for name, kind in kinds)), None):
+        return why
+    return None if 0 <= value["seconds"] < LONGEST_S and 0 <= value["gpus"] < LONGEST_S else "seconds or gpus are no amount"

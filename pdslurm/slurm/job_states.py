@@ -31,6 +31,7 @@ ENDED = frozenset(
     }
 )
 UNKNOWN = "UNKNOWN"
+HEADER = ("JOBID", "STATE", "REASON")  # of `squeue --format=%i|%T|%r`
 TIMEOUT_S = 60.0  # a busy slurmctld takes its time
 ASK_AGAIN_S = 5.0
 GIVE_UP_S = 600.0  # of asking while nothing of this run is known to wait or run
@@ -129,12 +130,17 @@ def jobs_by_name(name: str, *, timeout_s: float | None = None) -> dict[str, JobS
 
 
 def _queue(*which: str, timeout_s: float | None) -> dict[str, JobState]:
-    done = answer("squeue", "--noheader", "--states=all", *which, "--format=%i|%T|%r", timeout_s=timeout_s)
-    unsure = done.returncode or (not done.stdout.strip() and "error" in done.stderr)  # an unknown user is an error with exit code 0
-    if unsure and not FORGOTTEN.search(done.stderr):
-        raise SlurmUnreachable(f"slurmctld does not answer: `squeue {which[0][:60]}`: {said(done)}")
-    lines = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
-    return {line[0]: JobState(line[1], line[2]) for line in lines if len(line) == 3 and line[0].isdigit()}
+    """The header shows that squeue has answered: an error may come with exit code 0, and an empty queue has no other line."""
+    done = answer("squeue", "--states=all", *which, "--format=%i|%T|%r", timeout_s=timeout_s)
+    rows = [tuple(word.strip() for word in line.split("|", 2)) for line in done.stdout.splitlines() if line.strip()]
+    rows = [row for row in rows if not row[0].startswith("CLUSTER:")]
+    if HEADER in rows:
+        found = [row for row in rows[rows.index(HEADER) :] if row != HEADER]
+        if all(len(row) == 3 for row in found):
+            return {row[0]: JobState(row[1], row[2]) for row in found if row[0].isdigit()}
+    elif FORGOTTEN.search(done.stderr):
+        return {}
+    raise SlurmUnreachable(f"slurmctld does not answer: `squeue {which[0][:60]}`: {said(done)}")
 
 
 def accounted_state(job_id: str) -> JobState | None:

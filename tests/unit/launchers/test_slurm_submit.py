@@ -51,7 +51,15 @@ TAKEN = {"job.json", "1_submitted.pkl", "1_submission.sh"}
 
 @pytest.mark.parametrize(
     ("told", "times"),
-    [("", 1), ("accept, away", 1), ("accept, hang", 1), ("accept, silent", 1), ("late", 1), ("once away", 2)],
+    [
+        ("", 1),
+        ("accept, away", 1),
+        ("accept, hang", 1),
+        ("accept, silent", 1),
+        ("accept, refuse", 1),
+        ("late", 1),
+        ("once away", 2),
+    ],
 )
 def test_one_job_whatever_sbatch_says(
     slurm: SlurmStandIn, run: Path, find: Find, monkeypatch: pytest.MonkeyPatch, told: str, times: int

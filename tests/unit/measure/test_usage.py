@@ -102,6 +102,10 @@ def test_a_line_every_ten_seconds(tmp_path: Path) -> None:
         ("\x00\x00\x00", 1.0),
         ("[]", 1.0),
         ('{"began": "2026-01-01", "gpus": "many", "seconds": 9}', 1.0),
+        ('{"began": "2026-01-01", "gpus": 1, "seconds": NaN}', 1.0),
+        ('{"began": "2026-01-01", "gpus": 1, "seconds": -9}', 1.0),
+        ('{"began": "2026-01-01", "gpus": 1, "seconds": 1' + "0" * 400 + "}", 1.0),
+        ("[" * 100_000, 1.0),
         ('{"began": "2026-01-01", "gpus": 1, "seconds": 7200, "more": 1}', 2.0),
     ],
 )

@@ -57,10 +57,28 @@ def test_no_answer_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert words in str(caught.value)
 
 
-def test_an_error_with_exit_code_0_is_no_empty_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(tmp_path, monkeypatch, "squeue", "echo 'squeue: error: Invalid user: 1000' >&2")
-    with pytest.raises(SlurmUnreachable, match="Invalid user: 1000"):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo 'squeue: error: Invalid user: 1000' >&2",
+        "echo 'squeue: Unable to contact slurm controller (connect failure)' >&2",
+        "echo 'slurm_load_jobs error: Socket timed out'",
+        "true",
+        "echo '1|RUNNING|None'",
+        "echo 'JOBID|STATE|REASON'; echo '1|RUN'",
+        "echo 'JOBID PARTITION NAME USER ST TIME NODES'; echo '1 gpu x me R 0:01 1'",
+    ],
+)
+def test_what_is_no_queue_is_no_empty_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    script(tmp_path, monkeypatch, "squeue", text)
+    with pytest.raises(SlurmUnreachable, match="slurmctld does not answer: `squeue --name=x`: "):
         job_states.jobs_by_name("x")
+
+
+def test_a_site_s_own_lines_around_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ("Welcome to the cluster|today", "CLUSTER: a", "JOBID|STATE|REASON", " 1 | RUNNING | None ", "2_3|PENDING|None")
+    script(tmp_path, monkeypatch, "squeue", "\n".join(f"echo '{line}'" for line in lines))
+    assert job_states.jobs_by_name("x") == {"1": JobState("RUNNING")}
 
 
 def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
