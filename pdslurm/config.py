@@ -342,6 +342,18 @@ class Workload:
 
 
 @dataclass
+class Tune:
+    """The settings that each kind of arm, plain and P/D, is tried with before arms are compared, so that each side is compared at
+    its best. An option is one of `vllm serve`, as block_size; prefill.OPTION and decode.OPTION change one role of a P/D arm."""
+
+    settings: int = 1  # tried of each kind, the arm's own options among them; 1: no arm is tuned
+    rate: float | None = None  # requests/s at which they are tried; null: half of what the plain arm answers when saturated
+    duration_s: float = 20.0  # of a trial in the first round; every later round has half the settings and twice the time
+    plain: dict[str, list[Any]] = field(default_factory=dict)  # option → values beside the arm's own
+    disaggregated: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass
 class Runtime:
     """How an engine's command is started on its node: as it is, or inside a container of `image`, where its paths then are."""
 
@@ -425,6 +437,7 @@ class Config:
     attach: dict[str, Endpoint] = field(default_factory=dict)  # launcher=attach: arm → where it runs
     explained: dict[str, str] = field(default_factory=dict)  # differences between arms that are meant: fairness's name → the reason
     workload: Workload = field(default_factory=Workload)
+    tune: Tune = field(default_factory=Tune)
     slo: Slo = field(default_factory=Slo)
     runtime: Runtime = field(default_factory=Runtime)
     launcher: Launcher = field(default_factory=Launcher)

@@ -59,6 +59,8 @@ def run_path(config: Config) -> Path:
         measured["cluster"].pop(asked_of_slurm)
     _drop_defaults(measured["workload"], Workload, ("starts",))
     _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))
+    if measured["tune"] == as_dict(Config())["tune"]:
+        measured.pop("tune")
     return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pdslurm.config import Config, arms_of
+from pdslurm.config import Config, Tune, arms_of
 from pdslurm.errors import ConfigError
 from pdslurm.plan.plan import build_plan
 from pdslurm.slurm.jobs import check_cluster
@@ -31,6 +31,7 @@ def launch(config: Config) -> None:
 def only_arm(config: Config) -> Config:
     """The configuration with the one arm that launcher.arm names, which may be left out where there is one only. The job is then as
     large as this arm needs."""
+    config = replace(config, tune=Tune())  # who runs the script decides on options himself
     arms, name = arms_of(config), config.launcher.arm
     if name is None and len(arms) == 1:
         return config

@@ -91,7 +91,8 @@ class Driver:
         files = raw_files(self.folder, self.watch.usage.before, searching=self.config.workload.search.lowest is not None)
         self.watch.usage.without = tuple(what for what in RAW_ENDS if what not in files.present)
         arms = self.tasks.deployment.arms
-        tasks = (self.tasks.of(arm, point) for arm in arms for point in self.points)
+        plan = self.tasks.deployment.plan
+        tasks = (self.tasks.of(arm, point) for arm in arms for point in (*plan.trials, *plan.points))
         planned = {self.folder.record_path(task.arm.arm.name, task.point.id, task.key) for task in tasks}
         for sentence in set_broken_aside(files, planned):
             self.journal.say(sentence)
@@ -104,14 +105,14 @@ class Driver:
         self.state.points_total = self.outcome.skipped + self.schedule.left()
         if self.outcome.skipped:
             self.journal.say(f"{self.outcome.skipped} of {self.state.points_total} points are done already")
-        loads = list(self.schedule.loads())
+        ran: set[tuple[str, int, int | None]] = set()
         with self.signals:
             try:
-                for n, load in enumerate(loads):
-                    self.state.loads_left = sum(self._has_open(later) for later in loads[n:])
-                    if self._has_open(load):
-                        self.watch.tick()  # what earlier sessions used up starts no engine
-                        self._run_set(load)
+                while loads := self.schedule.open_loads(ran):
+                    self.state.loads_left = len(loads)
+                    self.watch.tick()  # what earlier sessions used up starts no engine
+                    ran.add(loads[0].name)
+                    self._run_load(loads[0])
             finally:
                 self.state.enter("stopping")
                 self.outcome.wall_s = self.watch.usage.now().seconds
@@ -125,8 +126,27 @@ class Driver:
                     self.journal.say(f"processes {self.processes.left_behind} are still there after KILL")
         return self.outcome
 
-    def _has_open(self, load: Load) -> bool:
-        return any(self.schedule.has_open(arm, load.repeats) for arm in load.bound.arms)
+    def _run_load(self, load: Load) -> None:
+        """Carries out one load. A setting that is only tried may fail: its trial is recorded as failed, and the next load goes
+        on."""
+        try:
+            self._run_set(load)
+        except (ProcessDied, NotReady) as error:
+            is_tried = load.round is not None and any(arm.arm.setting for arm in load.bound.arms)
+            if not is_tried or (isinstance(error, ProcessDied) and error.name == "client"):
+                raise
+            self._fail_trials(load, error)
+            self.processes.stop([r for r in self.processes.running if r.process.kind != "client"])
+
+    def _fail_trials(self, load: Load, error: PdslurmError) -> None:
+        self.journal.say(f"{load.bound.set.name}: {main_line(str(error))}; this setting is not tried again in this session")
+        for arm in load.bound.arms:
+            for task in list(self.schedule.open_tasks(arm, (), load.round)):
+                record = blank_record(self.folder, self.config, self.tasks.versions, task, _now(), engines=self.engines)
+                record = dataclasses.replace(record, error=str(error), invalid_reasons=(main_line(str(error)),))
+                self.folder.save(record)
+                self.schedule.take(task, record)
+                self._account(record, 0.0)
 
     def _run_set(self, load: Load) -> None:
         """Loads the instances once, then lets the arms of the set take turns."""
@@ -134,34 +154,37 @@ class Driver:
         logs = self.folder.path / "logs" / bound.set.name
         self.state.enter("starting")
         self.state.instances = {e.name: "starting" for e in bound.engines}
-        self.journal.say(f"{bound.set.name}: starting {len(bound.engines)} engine process(es){self._start_words(load.start)}")
+        self.journal.say(f"{bound.set.name}: starting {len(bound.engines)} engine process(es){self._start_words(load)}")
         endpoints = {e.name: e.url for e in bound.engines if e.url}
         with self.watch.polling(endpoints) as poll:
             for engine in bound.engines:
                 self.processes.start(engine, fresh_log(logs, engine.name))
-            self._start_client(bound, repeats)
+            self._start_client(load)
             self._wait_ready(poll, list(endpoints), "engines", meanwhile=self._prepare_likely(bound, repeats))
             self.state.loaded(time.monotonic() - began)
             self.engines = {"set": bound.set.name, "start": load.start, "ready_at": _now()}
+            self.engines |= {} if load.round is None else {"round": load.round}
             self.journal.say(f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s")
             self.meter.resolved = self.what_ran.read(bound)
-            for turn in self.schedule.turns(bound, repeats):
-                if self.schedule.has_open(turn.arm, turn.repeats):
+            for turn in self.schedule.turns(load):
+                if self.schedule.has_open(turn.arm, turn.repeats, turn.round):
                     self._run_arm(bound, turn, logs)
             engines = [r for r in self.processes.running if r.process.kind == "engine"]
         self.processes.stop(engines)
         self.journal.event("set stopped", set=bound.set.name)
 
-    def _start_words(self, start: int) -> str:
+    def _start_words(self, load: Load) -> str:
         starts = self.config.workload.starts
-        return f", start {start + 1} of {starts}" if starts > 1 else ""
+        if load.round is not None:
+            return f", to try its setting in round {load.round + 1}"
+        return f", start {load.start + 1} of {starts}" if starts > 1 else ""
 
-    def _start_client(self, bound: BoundSet, repeats: tuple[int, ...]) -> None:
+    def _start_client(self, load: Load) -> None:
         """One client for the whole run; while engines load it makes the prompts of the set's points."""
         if self.client is None:
             self.client = self._new_client()
-        surely = [repeat for repeat in repeats if repeat < self.config.workload.sure_repeats]
-        by_point = {task.point: task for arm in bound.arms for task in self.schedule.open_tasks(arm, surely)}
+        surely = [repeat for repeat in load.repeats if repeat < self.config.workload.sure_repeats]
+        by_point = {task.point: task for arm in load.bound.arms for task in self.schedule.open_tasks(arm, surely, load.round)}
         for task in by_point.values():  # every arm sends the same prompts
             self.client.prepare(task.args)
 
@@ -199,7 +222,7 @@ class Driver:
             if turn.is_first and arm.arm.topology.prefill:
                 self._ask_for_text(arm, engines)
             self.journal.event("arm ready", arm=arm.arm.name)
-            for task in self.schedule.open_tasks(arm, turn.repeats):
+            for task in self.schedule.open_tasks(arm, turn.repeats, turn.round):
                 self._run_task(task, engines)
         self.processes.stop([r for r in self.processes.running if r.process.kind == "router"])
 
@@ -223,7 +246,7 @@ class Driver:
         self.watch.wait(lambda: warm_up.complete(arm.base_url, how, salt=0))
         assert self.client
         sent = []
-        for load in self.tasks.deployment.plan.warm_up(turn.repeats[0], whole=turn.is_first):
+        for load in self.tasks.deployment.plan.warm_up(min(turn.repeats, default=0), whole=turn.is_first):
             try:
                 result = self.client.run(self.tasks.deployment.bench_args(arm, load), None, timeout_s=timeout)
             except PointFailed as error:

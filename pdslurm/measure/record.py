@@ -9,6 +9,7 @@ from pdslurm.config import Config
 from pdslurm.node.provenance import cautions
 from pdslurm.plan.points import point_json
 from pdslurm.plan.tasks import Task
+from pdslurm.plan.tuning import is_tuned
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 
@@ -36,6 +37,8 @@ def blank_record(
         "model": config.model.name,
         "cluster": config.cluster.name,
     }
+    if is_tuned(config):
+        info |= {"tuned_arm": arm.base, "setting": dict(arm.setting)}
     provenance = {
         "bench_args": list(task.args),
         "tries": folder.tries(arm.name, point.id, task.key) + 1,

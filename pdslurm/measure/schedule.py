@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
 from pdslurm.config import Interleave
 from pdslurm.errors import ResultsError
+from pdslurm.measure.tuning import Tuning
 from pdslurm.plan.deployment import BoundArm, BoundSet
 from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
 from pdslurm.plan.rate_sweep import Known, highest_met, likely_rates, middle, next_rate
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import read_columns, slo_ratio
-from pdslurm.records.measurement import Measurement, is_overloaded, is_unsteady
+from pdslurm.records.measurement import Measurement, is_overloaded, is_trial, is_unsteady
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.split_ratio import SATURATED, Answers, Limits, served, suggested_prefill
 from pdslurm.records.t_interval import relative_half_width
@@ -28,20 +29,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Load:
-    """A set that is loaded once, in one of workload.starts, and the repeats that it measures before it goes."""
+    """A set that is loaded once, in one of workload.starts, and the repeats that it measures before it goes; or, to tune, the round
+    whose trials it measures."""
 
     bound: BoundSet
     start: int
     repeats: tuple[int, ...]
+    round: int | None = None
+
+    @property
+    def name(self) -> tuple[str, int, int | None]:
+        """What tells it from the other loads of a run."""
+        return self.bound.set.name, self.start, self.round
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An arm with its router up, once: it measures what is open of these repeats. The first of its arm in a load warms up whole."""
+    """An arm with its router up, once: it measures what is open of these repeats, or its trial of a round. The first of its arm in
+    a load warms up whole."""
 
     arm: BoundArm
     repeats: tuple[int, ...]
     is_first: bool
+    round: int | None = None
 
 
 class Schedule:
@@ -60,11 +70,13 @@ class Schedule:
         self.answers: dict[tuple[str, str], Answers] = {}  # (arm, saturated point) → what one of its instances did
         self.meets_slo: dict[tuple[str, str], bool] = {}  # (arm, point) → whether it met the SLO there
         self.overloaded: set[tuple[str, str]] = set()  # (arm, point) at which the queue only grew
-        if self.workload.until.rel_ci is not None or self.is_searching:
-            known = {(arm.arm.name, p.id, tasks.of(arm, p).key) for arm in self.arms for p in plan.points}
+        self.tuning = Tuning(plan, self.arms, self._representative)
+        if self.workload.until.rel_ci is not None or self.is_searching or self.tuning.is_on:
+            known = {(arm.arm.name, p.id, tasks.of(arm, p).key) for arm in self.arms for p in (*plan.trials, *plan.points)}
             for record in folder.records():
-                if (record.arm, record.point["id"], record.key) in known:
+                if (record.arm, record.point["id"], record.key) in known and not (is_trial(record) and _tells_nothing(record)):
                     self._learn(record)
+        self.trials_before = len(self.tuning.known)
 
     @property
     def is_searching(self) -> bool:
@@ -73,10 +85,34 @@ class Schedule:
     # --- the order
 
     def loads(self) -> Iterator[Load]:
-        """Which sets are loaded one after another: all of them once in every start, so that drift of the machine hits all alike."""
+        """Which sets are loaded one after another, as far as that is known now: for the trials of a round that are left, then all
+        of them once in every start, so that drift of the machine hits all alike. While trials are left nobody knows which settings
+        will be compared, and the arms as they are configured stand for them."""
+        if (number := self.tuning.round) is not None:
+            yield from (Load(self._set_of(arm), 0, (), number) for arm in self.tuning.turns(number))
         for start in range(self.workload.starts):
             for bound in self._order_of(start):
-                yield Load(bound, start, tuple(self.workload.repeats_of(start)))
+                if any(self.tuning.is_compared(arm) for arm in bound.arms):
+                    yield Load(bound, start, tuple(self.workload.repeats_of(start)))
+
+    def open_loads(self, ran: Collection[tuple[str, int, int | None]]) -> list[Load]:
+        """The loads that have something to measure, but for those of the names in `ran`."""
+        return [load for load in self.loads() if load.name not in ran and self.load_has_open(load)]
+
+    def load_has_open(self, load: Load) -> bool:
+        return any(self.has_open(arm, load.repeats, load.round) for arm in load.bound.arms)
+
+    def _set_of(self, arm: BoundArm) -> BoundSet:
+        return next(bound for bound in self.tasks.deployment.sets if arm in bound.arms)
+
+    def _representative(self, alike: Sequence[BoundArm]) -> str:
+        """The arm that is tuned for all of its kind: of P/D arms the one nearest to the ratio that saturated instances suggest,
+        else the middle one."""
+        which = next(iter(self.sweeps), None)
+        suggested = self.suggested(which[0]) if which and alike[0].arm.topology.prefill else None
+        if suggested is None:
+            return alike[(len(alike) - 1) // 2].arm.name if alike[0].arm.topology.prefill else alike[0].arm.name
+        return min(alike, key=lambda arm: abs(arm.arm.topology.prefill - suggested)).arm.name
 
     def _order_of(self, start: int) -> Sequence[BoundSet]:
         """The sets in an order of its own for each start, in the plan's where there is one start. A plain arm that suggests a ratio
@@ -87,8 +123,12 @@ class Schedule:
         shuffled = self._shuffled(sets, f"start {start}")
         return sorted(shuffled, key=_is_disaggregated) if self.saturated and start == 0 else shuffled
 
-    def turns(self, bound: BoundSet, repeats: tuple[int, ...]) -> Iterator[Turn]:
+    def turns(self, load: Load) -> Iterator[Turn]:
         """The arms of a loaded set as they take turns."""
+        bound, repeats = load.bound, load.repeats
+        if load.round is not None:
+            yield from (Turn(arm, (), True, load.round) for arm in bound.arms)
+            return
         if self.workload.interleave is Interleave.none or len(bound.arms) == 1:
             yield from (Turn(arm, repeats, True) for arm in bound.arms)
             return
@@ -111,11 +151,30 @@ class Schedule:
             self.finished[which] = self.folder.is_done(*which, self.tasks.of(arm, point).key)
         return self.finished[which]
 
-    def open_tasks(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> Iterator[Task]:
+    def open_tasks(self, arm: BoundArm, repeats: Sequence[int] | None = None, number: int | None = None) -> Iterator[Task]:
         """What this arm still has to measure, in its order; each task is decided on when it is asked for, so that one which became
-        unnecessary is passed over."""
-        points = self._open_rates(arm, repeats) if self.is_searching else self._open_points(arm, repeats)
+        unnecessary is passed over. `number`: of the round whose trial is meant."""
+        if number is not None:
+            points = self._open_trials(arm, number)
+        elif not self.tuning.is_compared(arm):
+            return
+        else:
+            points = self._open_rates(arm, repeats) if self.is_searching else self._open_points(arm, repeats)
         yield from (self._task(arm, point) for point in points)
+
+    def _open_trials(self, arm: BoundArm, number: int) -> Iterator[Point]:
+        """The arm's trial; before the first of all the saturated points of the plain arm, which tell the rate of the trials."""
+        is_first = number == 0 and not arm.arm.setting and not arm.arm.topology.prefill
+        if is_first and self.tuning.rate is None:
+            yield from self._open_saturated(arm)
+            if self.tuning.rate is None:
+                self.tuning.take_middle_rate()
+        if point := self.tuning.trial(arm, number):
+            yield point
+
+    def _open_saturated(self, arm: BoundArm) -> Iterator[Point]:
+        if not arm.arm.topology.prefill and not arm.arm.setting:
+            yield from (point for pair in self.saturated.values() for point in pair if self._is_open(arm, point))
 
     def _task(self, arm: BoundArm, point: Point) -> Task:
         """The point on the arm, with another seed for every invalid measurement that there is of it."""
@@ -129,8 +188,8 @@ class Schedule:
 
     def _open_rates(self, arm: BoundArm, repeats: Sequence[int] | None) -> Iterator[Point]:
         """Sweep by sweep, each until all is known that the search asks for, or can be. A plain arm is saturated before."""
-        if not arm.arm.topology.prefill and (repeats is None or 0 in repeats):
-            yield from (point for pair in self.saturated.values() for point in pair if self._is_open(arm, point))
+        if repeats is None or 0 in repeats:
+            yield from self._open_saturated(arm)
         for (which, repeat), sweep in self.sweeps.items():
             while (repeats is None or repeat in repeats) and (point := self._next_rate(arm, which, repeat, sweep)):
                 tries = self.tried[arm.arm.name, point.id]
@@ -221,8 +280,8 @@ class Schedule:
         known = ((n, self.meets_slo.get((arm.arm.name, point.id))) for n, point in enumerate(sweep))
         return {n: ok for n, ok in known if ok is not None}
 
-    def has_open(self, arm: BoundArm, repeats: Sequence[int] | None = None) -> bool:
-        return next(self.open_tasks(arm, repeats), None) is not None
+    def has_open(self, arm: BoundArm, repeats: Sequence[int] | None = None, number: int | None = None) -> bool:
+        return next(self.open_tasks(arm, repeats, number), None) is not None
 
     def _is_open(self, arm: BoundArm, point: Point) -> bool:
         return (
@@ -244,10 +303,13 @@ class Schedule:
         which = task.arm.arm.name, task.point.id
         self.tried[which] += 1
         self.finished[which] = record.status == "done" and record.valid
-        if self.workload.until.rel_ci is not None or self.is_searching:
+        if self.workload.until.rel_ci is not None or self.is_searching or self.tuning.is_on:
             self._learn(record)
 
     def _learn(self, record: Measurement) -> None:
+        if is_trial(record):
+            self.tuning.learn(record)
+            return
         if self.is_searching and self._shows_a_miss(record):
             self.meets_slo[record.arm, record.point["id"]] = False
             if is_overloaded(record):
@@ -269,6 +331,8 @@ class Schedule:
         instances = next((arm.arm.topology.route for arm in self.arms if arm.arm.name == record.arm), None)
         if instances and (rate := record.metrics.get("request_throughput_per_s")):
             self.answers[record.arm, record.point["id"]] = Answers(rate / instances, record.metrics.get("mean_tpot_ms"))
+            if record.point["output_len"] > 1 and record.point["max_concurrency"] is None:
+                self.tuning.saturated_per_s = rate
 
     def _shows_a_miss(self, record: Measurement) -> bool:
         """Whether a measurement that may be no number to show still says that the SLO is missed at its rate."""
@@ -295,11 +359,17 @@ class Schedule:
 
     def done(self) -> int:
         """Points of the plan that are done, those that only workload.until asked for too."""
-        return sum(self.is_done(arm, point) for arm in self.arms for point in self.points)
+        return sum(self.is_done(arm, point) for arm in self.arms for point in self.points) + self.trials_before
 
     def left(self) -> int:
-        """Points that are open as things stand; workload.until may ask for more, or fewer, later."""
-        return sum(1 for arm in self.arms for _ in self.open_tasks(arm))
+        """Points and trials that are open as things stand; workload.until may ask for more, or fewer, later."""
+        return sum(1 for arm in self.arms for _ in self.open_tasks(arm)) + self.tuning.left_count
+
+
+def _tells_nothing(record: Measurement) -> bool:
+    """Whether a trial of an earlier session is made again: it failed, or was invalid for another reason than its setting's
+    speed."""
+    return not (record.valid or is_overloaded(record) or is_unsteady(record))
 
 
 def _is_disaggregated(bound: BoundSet) -> bool:

@@ -90,8 +90,9 @@ class ArmFacts:
 
 
 def compare(deployment: Deployment) -> tuple[Compared, ...]:
-    """Everything that is compared, named things first. One arm is the same as itself; its values tell it from other runs."""
-    arms = {b.arm.name: _facts(deployment, s, b) for s in deployment.sets for b in s.arms}
+    """Everything that is compared, named things first. One arm is the same as itself; its values tell it from other runs. Arms are
+    compared as they are configured: what `tune` changes in them differs on purpose, and their trials name it."""
+    arms = {b.arm.name: _facts(deployment, s, b) for s in deployment.sets for b in s.arms if not b.arm.setting}
     explained = deployment.plan.config.explained
     return tuple(_judged(field, values, arms, explained) for field, values in _values(deployment, arms) if values)
 

@@ -6,23 +6,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pdslurm.config import Config, Interleave, KvRole, Topology, Workload, arms_of
+from pdslurm.config import Config, Interleave, KvRole, Topology, Workload
 from pdslurm.plan.checks.configuration import check
 from pdslurm.plan.model import ModelShape, model_shape
 from pdslurm.plan.placement import Instance, place
 from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
+from pdslurm.plan.tuning import Setting, Variant, trial_points, variants
 
 WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A topology in the comparison; `roles[i]` is what instance i of its set does in it."""
+    """A topology in the comparison; `roles[i]` is what instance i of its set does in it. A tuned arm is there once with each
+    setting of its kind: `base` is the configuration's name of it."""
 
     name: str
     topology: Topology
     roles: tuple[str, ...]
+    base: str = ""
+    setting: Setting = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Plan:
     gpus: int  # of the whole allocation, idle ones too
     sets: tuple[InstanceSet, ...]
     points: tuple[Point, ...]  # the same for every arm, in order; those that workload.until adds only where they turn out necessary
+    trials: tuple[Point, ...] = ()  # what a setting of an arm may be tried with before; Point.repeat is the round
 
     @property
     def sure_points(self) -> tuple[Point, ...]:
@@ -75,18 +80,21 @@ class Plan:
 def build_plan(config: Config) -> Plan:
     """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
     check(config)
-    arms, todo = arms_of(config), points_of(config.workload, config.seed, share=config.slo.share)
+    arms, todo = variants(config), points_of(config.workload, config.seed, share=config.slo.share)
     shape = model_shape(config.model)
-    shared: dict[object, list[tuple[str, Topology, tuple[Instance, ...]]]] = {}
-    for name, topology in arms.items():
-        instances = place(topology, config.cluster)
-        alike = _sharing_key(name, topology, instances, config.workload.prefix_caching)
-        shared.setdefault(alike, []).append((name, topology, instances))
+    shared: dict[object, list[tuple[str, Variant, tuple[Instance, ...]]]] = {}
+    for name, variant in arms.items():
+        instances = place(variant.topology, config.cluster)
+        alike = _sharing_key(name, variant.topology, instances, config.workload.prefix_caching)
+        shared.setdefault(alike, []).append((name, variant, instances))
     most = max(len(instances) for members in shared.values() for _, _, instances in members)
     sets = []
     for members in shared.values():
         instances = members[0][2]
-        planned = tuple(Arm(name, topology, tuple(i.role for i in placed)) for name, topology, placed in members)
+        planned = tuple(
+            Arm(name, variant.topology, tuple(i.role for i in placed), variant.arm, variant.setting)
+            for name, variant, placed in members
+        )
         name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
         sure = sure_points(config.workload, todo)
         measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
@@ -96,8 +104,8 @@ def build_plan(config: Config) -> Plan:
             warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
         load_s = config.workload.starts * config.cluster.load_s
         sets.append(InstanceSet(name, instances, planned, load_s, measure, warm))
-    nodes = max(t.nodes for t in arms.values())
-    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo)
+    nodes = max(variant.topology.nodes for variant in arms.values())
+    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo, trial_points(config))
 
 
 def _warm_up(workload: Workload, points: tuple[Point, ...], most: int, repeat: int, *, whole: bool) -> tuple[Point, ...]:

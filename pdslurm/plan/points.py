@@ -163,6 +163,14 @@ def _point(
     return Point(input_len, output_len, rate, concurrency, prompts, 0, 0, (), load, duration, mix)
 
 
+def rate_point(workload: Workload, rate: float, duration_s: float) -> Point:
+    """A point of the workload's first sweep and lengths at a rate, for so long, without a seed yet."""
+    sweep = next(iter(workload.sweeps.values()))
+    mix = tuple((c.share, c.input_len, c.output_len, c.spread) for c in sweep.mix.values())
+    lasting_so_long = replace(workload, duration_s=duration_s)
+    return _point(lasting_so_long, sweep.input_len[0], sweep.output_len[0], rate, sweep.max_concurrency[0], mix, 0)
+
+
 def point_seed(run_seed: int, point: Point, repeat: int) -> int:
     """A seed below 2³¹ that depends on the run's seed, the setting and the repeat alone."""
     load = "" if point.load == "random" else f"/{point.load}"

@@ -10,7 +10,7 @@ from typing import cast
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pdslurm.config import Config, Workload
+from pdslurm.config import Config, Tune, Workload
 from pdslurm.records.measurement import SMOKE
 
 FILE = Path(__file__).parents[2] / "conf" / "workload" / f"{SMOKE}.yaml"
@@ -22,12 +22,12 @@ def is_smoke(config: Config) -> bool:
 
 
 def with_smoke(config: Config, overrides: Sequence[str] = ()) -> Config:
-    """An experiment's own search, starts and sweeps would make the short run a long one, so none of them counts here. `overrides`:
-    the command line's, of which those of the workload's values count."""
+    """An experiment's own search, starts, sweeps and tuning would make the short run a long one, so none of them counts here.
+    `overrides`: the command line's, of which those of the workload's values count."""
     if not is_smoke(config):
         return config
     workload = OmegaConf.merge(OmegaConf.structured(Workload), OmegaConf.load(FILE))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group.startswith("workload.") and not override.is_delete():
             OmegaConf.update(workload, override.key_or_group.removeprefix("workload."), override.value())
-    return replace(config, workload=cast(Workload, OmegaConf.to_object(workload)))
+    return replace(config, workload=cast(Workload, OmegaConf.to_object(workload)), tune=Tune())

@@ -87,7 +87,7 @@ class ArmTold:
 
 
 def compare_told(deployment: Deployment, told: Told) -> tuple[Compared, ...]:
-    """Every fact of FACTS, over the arms whose set has told. Empty where no set has."""
+    """Every fact of FACTS, over the arms as they are configured whose set has told. Empty where no set has."""
     arms = {
         arm.arm.name: ArmTold(
             tuple((role, told[bound.set.name].get(name, {})) for name, role in arm.engine_roles.items()),
@@ -100,6 +100,7 @@ def compare_told(deployment: Deployment, told: Told) -> tuple[Compared, ...]:
         for bound in deployment.sets
         if bound.set.name in told
         for arm in bound.arms
+        if not arm.arm.setting
     }  # fmt: skip
     explained = deployment.plan.config.explained
     return tuple(_judged(fact, arms, explained) for fact in FACTS) if arms else ()

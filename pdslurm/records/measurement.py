@@ -35,6 +35,7 @@ TTFT_PARTS = ("api_server", "queue", "prefill", "handover", "transfer", "first_d
 TTFT_UNSPLIT = "api_server_and_queue"
 TTFT_SHARES = (TTFT_UNSPLIT, *TTFT_PARTS)
 TTFT_SUMS = ("sum", "measured", "error")  # beside them: of all parts, the client's own TTFT, what the parts leave unexplained
+TUNING = "tuning"  # the one sweep of a trial of `tune`: its records choose an arm's setting, and are no results of the comparison
 SMOKE = "smoke"  # the workload that measures nothing, and its one sweep: its records show that an arm works, and are no results
 BINS_PER_DECADE = 50  # of a distribution: bin i holds what lies from 10**(i/50) to 10**((i+1)/50), 4.7 % wide
 
@@ -114,6 +115,11 @@ def content_key(material: Any) -> str:
 def is_smoke(record: Measurement) -> bool:
     """Whether a measurement only shows that its arm works."""
     return tuple(record.point.get("sweeps") or ()) == (SMOKE,)
+
+
+def is_trial(record: Measurement) -> bool:
+    """Whether a measurement was made to choose a setting of its arm."""
+    return tuple(record.point.get("sweeps") or ()) == (TUNING,)
 
 
 def is_overloaded(record: Measurement) -> bool:

@@ -46,6 +46,8 @@ class ArmInfo(TypedDict, total=False):
     roles: list[str] | None
     model: str | None
     cluster: str | None
+    tuned_arm: str | None  # the configuration's name of the arm that this is a variant of; none where arms are not tuned
+    setting: Mapping[str, Any] | None  # the options in which it differs from that arm
 
 
 class Lane(TypedDict, total=False):

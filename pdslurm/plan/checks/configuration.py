@@ -7,15 +7,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from pdslurm.config import Cluster, Config, LauncherKind, Model, Workload, arms_of
+from pdslurm.config import Cluster, Config, LauncherKind, Model, Tune, Workload
 from pdslurm.errors import ConfigError
-from pdslurm.plan.checks import attach, runtime, search, secrets, site, topology
+from pdslurm.plan.checks import attach, runtime, search, secrets, site, topology, tune
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
 from pdslurm.plan.model import DTYPE_BYTES, ModelShape, is_elsewhere, model_shape
+from pdslurm.plan.tuning import variants
 
 # What `explained` may name: what pdslurm/plan/fairness.py compares by name; other options and variables by their kind and name, and
 # what pdslurm/plan/what_ran.py compares after `resolved `.
@@ -53,8 +55,11 @@ def problems(config: Config) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             yield f"{field}={name}: names a folder; use up to 64 letters, digits, '.', '_' and '-'"
     yield from _explained(config)
+    if wrong := list(tune.problems(config)):
+        yield from wrong
+        config = replace(config, tune=Tune())
     placeable = yield from topology.problems(config, shape)
-    if len(placeable) == len(arms_of(config)):
+    if len(placeable) == len(variants(config)):
         yield from attach.problems(config, placeable)
     for limit in ("start_s", "point_s", "stop_s", "wall_hours", "gpu_hours", "session_hours"):
         value = getattr(config.limits, limit)

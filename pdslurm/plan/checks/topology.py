@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from pdslurm.config import Cluster, Config, LauncherKind, Model, Topology, arms_of
+from pdslurm.config import Cluster, Config, LauncherKind, Model, Topology
 from pdslurm.plan.checks.own_flags import own_flags
 from pdslurm.plan.commands import OWN_FLAGS, OWN_ROUTER_FLAGS
 from pdslurm.plan.model import DTYPE_BYTES, OVERHEAD_BYTES, ModelShape
 from pdslurm.plan.placement import RoleShape, decode_instances, group_gpus, role_shapes
+from pdslurm.plan.tuning import setting_text, variants
 
 GIB = 2**30
 
 
 def problems(config: Config, shape: ModelShape | None) -> Generator[str, None, dict[str, Topology]]:
-    """Of every arm; returns by arm the topologies that can be placed. `shape` is None where the model's sizes are unknown."""
+    """Of every arm, with every setting that it is tried with; returns by name the topologies that can be placed. `shape` is None
+    where the model's sizes are unknown."""
     placeable: dict[str, Topology] = {}
-    for name, topology in arms_of(config).items():
-        field = f"arms.{name}" if config.arms else "topology"
+    for name, variant in variants(config).items():
+        topology, field = variant.topology, f"arms.{variant.arm}" if config.arms else "topology"
+        field += f" with {setting_text(variant.setting)}: {field}" if variant.setting else ""
         yield from _extra_args(field, topology)
         numbers = list(_numbers(field, topology))
         yield from numbers

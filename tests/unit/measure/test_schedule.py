@@ -161,7 +161,7 @@ def order(schedule: Schedule) -> list[tuple[str, tuple[int, ...]]]:
     found: list[tuple[str, tuple[int, ...]]] = []
     for load in schedule.loads():
         found.append(("|", ()))
-        turns = schedule.turns(load.bound, load.repeats)
+        turns = schedule.turns(load)
         found += [(turn.arm.arm.name + "*" * turn.is_first, turn.repeats) for turn in turns]
     return found
 
@@ -241,7 +241,7 @@ def sweep_all(
     was measured, in order: (arm, repeat, rate). `saturated`: what all plain instances do together."""
     done = []
     for load in schedule.loads():
-        for turn in schedule.turns(load.bound, load.repeats):
+        for turn in schedule.turns(load):
             name = turn.arm.arm.name
             for point in open_points(schedule, turn.arm, turn.repeats):
                 rate = point.request_rate
