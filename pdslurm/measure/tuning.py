@@ -97,9 +97,9 @@ class Tuning:
 
     def turns(self, number: int) -> Iterator[BoundArm]:
         """The arms of a round whose trial is left, the kinds in turn."""
-        by_kind = [self.left(kind, number) for kind in self.kinds]
+        by_kind = [self.tried(kind, number) for kind in self.kinds]
         for n in range(max(map(len, by_kind), default=0)):
-            yield from (arms[n] for arms in by_kind if n < len(arms))
+            yield from (arms[n] for arms in by_kind if n < len(arms) and (arms[n].arm.name, number) not in self.known)
 
     @property
     def left_count(self) -> int:

@@ -12,8 +12,9 @@ from pdslurm.plan.model import ModelShape, model_shape
 from pdslurm.plan.placement import Instance, place
 from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
-from pdslurm.plan.tuning import Setting, Variant, trial_points, variants
+from pdslurm.plan.tuning import Setting, Variant, is_tuned, rounds, trial_points, variants
 
+LIKELY_COMPARED = 1.5  # settings of a kind that are compared in the end: one, or two
 WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
 
 
@@ -104,8 +105,26 @@ def build_plan(config: Config) -> Plan:
             warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
         load_s = config.workload.starts * config.cluster.load_s
         sets.append(InstanceSet(name, instances, planned, load_s, measure, warm))
+    if is_tuned(config):
+        sets = [_tuned_cost(each, config) for each in sets]
     nodes = max(variant.topology.nodes for variant in arms.values())
     return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo, trial_points(config))
+
+
+def _tuned_cost(each: InstanceSet, config: Config) -> InstanceSet:
+    """The set with its estimates where arms are tuned: the trials of its setting, and of the comparison the part that falls to it
+    if every setting is as likely to be compared as another. One or two of a kind are."""
+    tune, numbers = config.tune, rounds(config.tune.settings)
+    compared = min(LIKELY_COMPARED / tune.settings, 1.0)
+    loads = sum(count / tune.settings for count in numbers)
+    trial_s = sum(count / tune.settings * tune.duration_s * 2**number for number, count in enumerate(numbers))
+    starts = config.workload.starts
+    return replace(
+        each,
+        load_s=(compared * starts + loads) * config.cluster.load_s,
+        measure_s=compared * each.measure_s + trial_s,
+        warm_s=(compared + loads / starts) * each.warm_s,
+    )
 
 
 def _warm_up(workload: Workload, points: tuple[Point, ...], most: int, repeat: int, *, whole: bool) -> tuple[Point, ...]:
@@ -157,11 +176,11 @@ def estimate_point_s(point: Point, arm: Arm, instances: tuple[Instance, ...], co
     input_len, output_len = typical_lengths(point)
     prefill_s = 2 * active * input_len * point.num_prompts / (prefill_gpus * config.cluster.gpu_tflops * 1e12 * 0.1)
     in_flight = min(point.num_prompts, point.max_concurrency or point.num_prompts)
-    rounds = max(-(-in_flight // (decoders * 256)), 1) * point.num_prompts / in_flight
+    batches = max(-(-in_flight // (decoders * 256)), 1) * point.num_prompts / in_flight
     decode_s = output_len * config.cluster.step_ms / 1000
     if point.duration_s:  # what is in flight then is waited for
         return point.duration_s + decode_s + 1.0
     arrivals_s = point.num_prompts / point.request_rate if point.request_rate else 0.0
     if point.paced and (ramp := config.workload.ramp_up):
         arrivals_s = point.num_prompts / ramp_requests(ramp, 1.0)
-    return max(arrivals_s, prefill_s) + rounds * decode_s + 1.0
+    return max(arrivals_s, prefill_s) + batches * decode_s + 1.0

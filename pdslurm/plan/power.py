@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 from pdslurm.config import Config, arms_of
+from pdslurm.plan.tuning import KEPT, is_tuned
 from pdslurm.records.t_interval import LEVEL, MIN_REPEATS, t_above
 
 REPEAT_SD = 0.03  # of the capacities that one start of an arm shows, as a share of their mean (simulated: docs/answers.md)
@@ -61,6 +62,8 @@ def power_of(config: Config) -> Power | None:
     plain_arms = len(prefills) - pd_arms
     if search.lowest is not None and search.neighbours is not None:
         pd_arms = min(pd_arms, 2 * search.neighbours + 1)
+    if is_tuned(config):  # the best for TPOT and the best for TTFT
+        pd_arms, plain_arms = KEPT * pd_arms, KEPT * plain_arms
     return Power(config.workload.starts, pd_arms, plain_arms)
 
 

@@ -18,6 +18,7 @@ from pdslurm.plan.points import Point, point_json, rate_sweeps
 from pdslurm.plan.power import as_json as power_json
 from pdslurm.plan.power import power_of, sentence
 from pdslurm.plan.smoke import is_smoke
+from pdslurm.plan.tuning import OF_SATURATED, Setting, kind_of, rounds, setting_text
 from pdslurm.plan.unchecked import unchecked
 from pdslurm.records.split_ratio import SATURATED
 
@@ -63,6 +64,7 @@ def plan_json(deployment: Deployment, compared: Sequence[Compared]) -> dict[str,
         "fairness": as_json(compared),
         "processes": [*processes, process_json(deployment.client)],
         "points": points,
+        **({"trials": [point_json(point) for point in plan.trials]} if plan.trials else {}),
     }
 
 
@@ -82,12 +84,15 @@ def _lines(outline: Outline) -> Iterator[str]:
     if power := power_of(plan.config):
         yield sentence(power)
     for bound in deployment.sets:
+        if bound.arms[0].arm.setting:  # it differs from an arm above in one or two options
+            continue
         yield ""
         slots = f"{bound.set.gpu_count} {'CPU slots' if _on_cpu(plan) else 'GPUs'}"
         yield f"{bound.set.name}: {len(bound.set.instances)} instance(s) on {slots}, loaded {_times(plan.config.workload.starts)}"
         yield from _engine_lines(bound, "slot" if _on_cpu(plan) else "GPU")
         for arm in bound.arms:
             yield from _arm_lines(arm)
+    yield from _tuning_lines(plan)
     yield ""
     yield f"client on node {deployment.client.node}: {shlex.join(deployment.client.argv)}"
     yield from _point_lines(plan)
@@ -98,6 +103,25 @@ def _lines(outline: Outline) -> Iterator[str]:
         yield "  " + shlex.join([*plan.config.runtime.vllm, "bench", "serve", *args])
     yield ""
     yield from (f"not checked here: {text}" for text in unchecked(plan.config))
+
+
+def _tuning_lines(plan: Plan) -> Iterator[str]:
+    """Which settings are tried before arms are compared; nothing where none are."""
+    if not plan.trials:
+        return
+    tune, numbers = plan.config.tune, rounds(plan.config.tune.settings)
+    rate = f"{tune.rate:g} requests/s" if tune.rate else f"{OF_SATURATED:.0%} of what the plain arm answers when saturated"
+    seconds = ", ".join(f"{tune.duration_s * 2**n:g} s" for n in range(len(numbers)))
+    yield ""
+    yield (
+        f"before that each kind of arm is tuned at {rate}: {tune.settings} settings for {seconds} in rounds of "
+        f"{', '.join(map(str, numbers))}; the best for TPOT and the best for TTFT are compared"
+    )
+    settings: dict[str, dict[Setting, None]] = {}
+    for arm in (arm for each in plan.sets for arm in each.arms):
+        settings.setdefault(kind_of(arm.topology), {})[arm.setting] = None
+    for kind, tried in settings.items():
+        yield f"  {kind}: {'; '.join(map(setting_text, tried))}"
 
 
 def _point_lines(plan: Plan) -> Iterator[str]:
@@ -180,7 +204,7 @@ def _on_cpu(plan: Plan) -> bool:
 
 def summary(plan: Plan) -> str:
     """One line: what, where, how much."""
-    arms = [arm.name for s in plan.sets for arm in s.arms]
+    arms = [arm.name for s in plan.sets for arm in s.arms if not arm.setting]
     cpu = _on_cpu(plan)
     where = f"{plan.nodes} node(s) × {plan.config.cluster.gpus_per_node} {'CPU slot(s)' if cpu else plan.config.cluster.gpu}"
     hours = plan.estimate_gpu_hours
