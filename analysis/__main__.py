@@ -1,4 +1,5 @@
-"""`python -m analysis figures|table|summary|report|slo-map|diff|export RUN...`: run folders in; figures, CSV, text or a page out.
+"""`python -m analysis figures|table|summary|report|tuning|slo-map|diff|export RUN...`: run folders in; figures, CSV, text or a page
+out.
 `withdraw` marks a run as not to be relied on, `seeds` needs no run.
 
 What takes long to import is imported by the command that needs it, so that --help and mistakes answer at once."""
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write (default: RUN/report.html, report.html for several)"
     )
+    tuning = commands.add_parser("tuning", help="every setting that was tried before arms were compared, as a table")
     slo_map = commands.add_parser("slo-map", help="whether to disaggregate, for every SLO, from the rates that were measured")
     slo_map.add_argument("--share", type=float, metavar="PART", help="of the requests, as 0.99 (default: slo.share in config.yaml)")
     slo_map.add_argument("--ttft", type=float, metavar="MS", help="the sentences' bound (default: slo.ttft_ms in config.yaml)")
@@ -80,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
     what = withdrawal.add_mutually_exclusive_group(required=True)
     what.add_argument("--why", metavar="TEXT", help="what is wrong with the run")
     what.add_argument("--undo", action="store_true", help="take the withdrawal back")
-    for command in (figures, table, summary, report, slo_map, export, diff):
+    for command in (figures, table, summary, report, tuning, slo_map, export, diff):
         command.add_argument("--strict", action="store_true", help="a measurement with anything unverified is invalid")
-    for command in (figures, table, summary, report, slo_map, export):
+    for command in (figures, table, summary, report, tuning, slo_map, export):
         command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=RUN_HELP)
         command.add_argument("--deep", action="store_true", help="compare records with the raw files behind them, token by token")
         command.add_argument("--across", metavar="WHAT", help="put records of different ones together: some of model,gpu,engine")
@@ -146,6 +148,10 @@ def of_frame(arguments: argparse.Namespace, frame: pd.DataFrame) -> str:
         from analysis.report.summary import summary
 
         return summary(frame)
+    if arguments.command == "tuning":
+        from analysis.report import tuning
+
+        return tuning.text(frame)
     if arguments.command == "slo-map":
         from analysis.report.slo_table import slo_table
 

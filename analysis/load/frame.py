@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import notes, setup, withdrawal
+from analysis.load import notes, setup, trials, withdrawal
 from analysis.load.recheck import UNEXPECTED, Judged, judge_records
 from analysis.load.request_files import is_whole
 from pdslurm.errors import ResultsError
@@ -29,6 +29,7 @@ from pdslurm.records.measurement import (
     Measurement,
     is_overloaded,
     is_smoke,
+    is_trial,
     is_unsteady,
     ttft_shares,
 )
@@ -77,16 +78,19 @@ class RunRecords:
 def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = False) -> pd.DataFrame:
     """All records of the run folders (or of folders that contain run folders), in a stable order; columns: COLUMNS.
 
-    A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does. `deep` compares
-    the raw files, too. What cannot be read is left out, and `analysis.load.notes` says so of the frame. Raises ResultsError when a
-    folder is missing or holds no record that can be read, or records differ in their model, GPU or engine and `across` does not
-    name that."""
+    A record that is given twice, or lies in a copy of its folder, counts once; one of workload=smoke never does, nor does a trial
+    of a setting (analysis.load.trials has those). `deep` compares the raw files, too. What cannot be read is left out, and
+    `analysis.load.notes` says so of the frame. Raises ResultsError when a folder is missing or holds no record that can be read,
+    or records differ in their model, GPU or engine and `across` does not name that."""
     found = {item.folder.resolve(): item for run in runs for item in find_runs(run)}
     passed: list[NoRecord] = []
     judged = judge_records(((path, item.folder) for item in found.values() for path in item.records), deep=deep, passed=passed)
-    results = [each for each in judged if not is_smoke(each.record)]
+    results = [each for each in judged if not is_smoke(each.record) and not is_trial(each.record)]
     if judged and not results:
-        raise ResultsError(f"{', '.join(map(str, runs))}: workload={SMOKE} measures nothing; there are no other records there")
+        what = " and trials of settings" if any(is_trial(each.record) for each in judged) else ""
+        raise ResultsError(
+            f"{', '.join(map(str, runs))}: workload={SMOKE}{what} measures nothing to compare; there are no other records there"
+        )
     rows = list(_rows(results, passed))
     if not rows:
         raise ResultsError(f"none of {len(passed)} records can be read: {notes.named([f'{e.path} ({e.why})' for e in passed])}")
@@ -99,6 +103,7 @@ def load_runs(runs: Sequence[Path], across: Sequence[str] = (), *, deep: bool = 
     frame.attrs[notes.NOTES] = notes.notes(
         [each for each in judged if str(each.path) in kept], passed, [item.folder for item in found.values()]
     )
+    frame.attrs[trials.TRIALS] = trials.trials(each.record for each in judged if is_trial(each.record))
     return frame
 
 

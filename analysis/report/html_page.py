@@ -24,7 +24,7 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.load.provenance import Provenance
 from analysis.load.recheck import judge_records
-from analysis.report import measurement_sections, setup_sections
+from analysis.report import measurement_sections, setup_sections, tuning
 from analysis.report.capacity_table import capacity_tables
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.slo_panel import slo_panels
@@ -63,6 +63,7 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
         ("verdict", "Verdict", lambda: verdict(judged, sweeps)),
         ("slo", "Which SLO?", lambda: slo_panels(sweeps, known, interest=interest_of(judged))),
         ("capacities", "Capacity of each arm", lambda: capacity_tables(sweeps, known)),
+        ("tuning", "Tuning", lambda: tuning.section(judged)),
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
         ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),

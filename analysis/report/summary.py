@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.load import notes, slo
 from analysis.load.frame import SETTING
+from analysis.report import tuning
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, INTEREST, compare
@@ -60,7 +61,8 @@ def summary(frame: pd.DataFrame) -> str:
     gone = repeats.withdrawn_text(judged)
     by_slo = slo_sentences(sweeps, *known, interest=interest) if known else []
     answer = verdict(comparable(used), decisions, interest=interest)
-    said = ([f"{gone}."] if gone else [], answer, by_slo, by_arm, evidence(judged, used))
+    tuned = tuning.sentences(judged)
+    said = ([f"{gone}."] if gone else [], answer, tuned, by_slo, by_arm, evidence(judged, used))
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)

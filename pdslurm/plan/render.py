@@ -18,8 +18,9 @@ from pdslurm.plan.points import Point, point_json, rate_sweeps
 from pdslurm.plan.power import as_json as power_json
 from pdslurm.plan.power import power_of, sentence
 from pdslurm.plan.smoke import is_smoke
-from pdslurm.plan.tuning import OF_SATURATED, Setting, kind_of, rounds, setting_text
+from pdslurm.plan.tuning import OF_SATURATED, Setting, kind_of, rounds
 from pdslurm.plan.unchecked import unchecked
+from pdslurm.records.settings import setting_text
 from pdslurm.records.split_ratio import SATURATED
 
 STEADY_S = 60.0  # workload.duration_s from which on a point of a search is long enough to be little flattered by its beginning

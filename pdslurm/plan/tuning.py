@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from pdslurm.plan.placement import group_gpus
 from pdslurm.plan.points import Point, point_seed, rate_point, short_name
 from pdslurm.plan.rate_sweep import rates
 from pdslurm.records.measurement import TUNING
+from pdslurm.records.settings import DISAGGREGATED, PLAIN
 
-PLAIN, DISAGGREGATED = "plain", "disaggregated"
 KINDS = (PLAIN, DISAGGREGATED)
 ROLES = ("prefill", "decode")
 KEPT = 2  # settings of the last round: one may be the best for TPOT, the other for TTFT
@@ -75,11 +75,6 @@ def variants(config: Config) -> dict[str, Variant]:
 def variant_name(arm: str, setting: Setting) -> str:
     """`pd_1p3d`, `pd_1p3d-block-size-128`."""
     return f"{arm}-{short_name(' '.join(f'{option} {value}' for option, value in setting))}" if setting else arm
-
-
-def setting_text(setting: Iterable[tuple[str, Any]]) -> str:
-    """`block_size=128, prefill.max_num_batched_tokens=16384`; `as configured` where nothing is changed."""
-    return ", ".join(f"{option}={value}" for option, value in setting) or "as configured"
 
 
 def _settings_of_kind(config: Config, kind: str) -> list[Setting]:

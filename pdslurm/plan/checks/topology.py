@@ -9,7 +9,8 @@ from pdslurm.plan.checks.own_flags import own_flags
 from pdslurm.plan.commands import OWN_FLAGS, OWN_ROUTER_FLAGS
 from pdslurm.plan.model import DTYPE_BYTES, OVERHEAD_BYTES, ModelShape
 from pdslurm.plan.placement import RoleShape, decode_instances, group_gpus, role_shapes
-from pdslurm.plan.tuning import setting_text, variants
+from pdslurm.plan.tuning import variants
+from pdslurm.records.settings import setting_text
 
 GIB = 2**30
 

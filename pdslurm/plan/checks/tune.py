@@ -7,7 +7,8 @@ from typing import Any
 
 from pdslurm.config import Config, arms_of
 from pdslurm.plan.commands import OWN_FLAGS
-from pdslurm.plan.tuning import DISAGGREGATED, KINDS, PARALLEL, ROLES, is_tuned, kind_of, options_of, room
+from pdslurm.plan.tuning import KINDS, PARALLEL, ROLES, is_tuned, kind_of, options_of, room
+from pdslurm.records.settings import DISAGGREGATED
 
 
 def problems(config: Config) -> Iterator[str]:

@@ -70,7 +70,7 @@ def test_the_latest_record_of_each_arm_counts() -> None:
 def test_no_analysis_reads_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.save(smoke("route_2"))
-    with pytest.raises(ResultsError, match="workload=smoke measures nothing; there are no other records there"):
+    with pytest.raises(ResultsError, match="workload=smoke measures nothing to compare; there are no other records there"):
         load_runs([tmp_path])
     folder.save(record("route_2"))
     assert list(load_runs([tmp_path])["input_len"]) == [512]
