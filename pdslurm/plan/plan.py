@@ -12,7 +12,7 @@ from pdslurm.plan.model import ModelShape, model_shape
 from pdslurm.plan.placement import Instance, place
 from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
-from pdslurm.plan.tuning import Setting, Variant, is_tuned, rounds, trial_points, variants
+from pdslurm.plan.tuning import Setting, Variant, is_tuned, rounds, trial_points, variant_name, variants
 
 LIKELY_COMPARED = 1.5  # settings of a kind that are compared in the end: one, or two
 WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
@@ -96,7 +96,8 @@ def build_plan(config: Config) -> Plan:
             Arm(name, variant.topology, tuple(i.role for i in placed), variant.arm, variant.setting)
             for name, variant, placed in members
         )
-        name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
+        shared_name = variant_name("shared-" + "-".join(arm.base for arm in planned), planned[0].setting)
+        name = members[0][0] if len(members) == 1 else shared_name
         sure = sure_points(config.workload, todo)
         measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
         warm = 0.0
