@@ -167,7 +167,8 @@ class Schedule:
         is_first = number == 0 and not arm.arm.setting and not arm.arm.topology.prefill
         if is_first and self.tuning.rate is None:
             yield from self._open_saturated(arm)
-            if self.tuning.rate is None:
+            yield from (point for point in self._open_saturated(arm) if self.tried[arm.arm.name, point.id])  # what failed, again
+            if self.tuning.rate is None and not any(self._open_saturated(arm)):  # they were tried, and told nothing
                 self.tuning.take_middle_rate()
         if point := self.tuning.trial(arm, number):
             yield point

@@ -161,6 +161,8 @@ SEARCHED = {
 def test_the_plain_arm_tells_the_rate_of_all_trials(schedule: Callable[..., Schedule]) -> None:
     """20 requests/s when saturated, so that the coarse rate below 10 is taken."""
     now = schedule(SEARCHED)
+    prepared = [task.point.sweeps for task in now.open_tasks(now.arms[0], (), 0)]
+    assert prepared == [("saturated",)] * 3, "whoever makes their prompts before decides on no rate"
     (first, done), (_, second) = loads(now, {arm.arm.name: (9.0, 9.0) for arm in now.arms}, 2)
     assert first.name == ("route_4", 0, 0)
     assert [(point.sweeps, point.request_rate) for _, point in done] == [(("saturated",), None)] * 3 + [(("tuning",), 8.0)]
@@ -174,7 +176,7 @@ def test_where_the_plain_arm_cannot_be_saturated_the_middle_rate_is_taken(schedu
     for task in now.open_tasks(plain, (), 0):
         saved(now, plain.arm.name, task.point, "failed")
         rates.append(task.point.request_rate)
-    assert rates == [None, None, None, 8.0]
+    assert rates == [None] * 6 + [8.0], "each of the three is tried twice"
 
 
 def test_only_the_ratio_that_saturated_instances_suggest_is_tuned(schedule: Callable[..., Schedule]) -> None:
