@@ -83,6 +83,12 @@ class AttachedProcesses(LocalProcesses):
     def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
         return {}
 
+    def begin_gpu_use(self, engines: Iterable[Process]) -> None:
+        pass
+
+    def end_gpu_use(self) -> dict[str, dict[str, Any]]:
+        return {}
+
 
 # --- before anything is measured
 

@@ -6,7 +6,8 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pdslurm.config import Config, Device, Topology
@@ -15,6 +16,7 @@ from pdslurm.measure import telemetry, timeline, transport, ttft
 from pdslurm.measure.bench_client import BenchClient
 from pdslurm.measure.watch import Deadline, Watch
 from pdslurm.node.gpu_states import states_during
+from pdslurm.node.gpu_use import use_during
 from pdslurm.node.process_logs import log_lines
 from pdslurm.node.processes import logs_by_instance
 from pdslurm.plan.deployment import BoundArm, Process
@@ -57,7 +59,7 @@ class Meter:
         scraped = [*engines, *arm.routers]
         states = self._gpu_states(engines)
         before = self._scrape(scraped, deadline)
-        with timeline.sampling(engines, self.config.telemetry_every_s) as samples:
+        with timeline.sampling(engines, self.config.telemetry_every_s) as samples, self._gpu_use(engines) as use:
             result = client.run(
                 task.args,
                 self.folder.path / record.provenance["raw"],
@@ -72,6 +74,7 @@ class Meter:
         counted["transport"] = kv_path.as_json(over) if over else None
         after = self._gpu_states(engines)
         counted["gpus"] = {node: states_during(states.get(node, ()), now) for node, now in after.items()} or None
+        counted["gpu_use"] = use.during(result.get("began_s"), result.get("duration"))
         counted["resolved"] = {name: dict(self.resolved[name]) for name in arm.engine_roles if name in self.resolved} or None
         counted |= ttft_telemetry(counted["engines"], result)
         if samples:
@@ -116,6 +119,21 @@ class Meter:
             return {}
         return self.watch.wait(lambda: self.processes.gpu_states(engines))
 
+    @contextmanager
+    def _gpu_use(self, engines: Sequence[Process]) -> Iterator[_Use]:
+        """Looks at the engines' GPUs while the block runs; at none on a cluster without GPUs."""
+        use = _Use()
+        if self.config.cluster.device is not Device.cuda:
+            yield use
+            return
+        self.watch.wait(lambda: self.processes.begin_gpu_use(engines))
+        try:
+            yield use
+        finally:
+            use.ended_at = time.monotonic()
+            with suppress(PdslurmError):  # of a node that is lost the next tick tells
+                use.told = self.processes.end_gpu_use()
+
     def transports(self, arm: BoundArm) -> dict[str, tuple[kv_path.KvPath, ...]]:
         """What the instances that fetch KV in this arm said about its way, by name; empty for an arm where none moves by NIXL."""
         if not arm.arm.topology.moves_by_nixl:
@@ -123,6 +141,21 @@ class Meter:
         decoding = [name for name, role in arm.engine_roles.items() if role == "decode"]
         logs = logs_by_instance(self.processes.running, decoding)
         return {name: transport.kv_paths(log_lines(paths)) for name, paths in logs.items()}
+
+
+@dataclasses.dataclass
+class _Use:
+    """What the looks at GPUs saw by node, and when they ended by the monotonic clock."""
+
+    told: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    ended_at: float = 0.0
+
+    def during(self, began_s: float | None, duration_s: float | None) -> dict[str, Any] | None:
+        """By node what each GPU did while requests were measured; None where nobody looked, or when is not known."""
+        if not self.told or began_s is None or not duration_s:
+            return None
+        age = self.ended_at - began_s
+        return {node: use_during(told, began_age_s=age, duration_s=duration_s) for node, told in self.told.items()}
 
 
 def _why_none(first_error: str) -> str:

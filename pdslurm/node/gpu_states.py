@@ -58,7 +58,7 @@ def parse_facts(text: str, fields: Sequence[str]) -> dict[int, dict[str, Any]]:
         said = dict(zip(fields, cells, strict=False))
         is_gpu = said.get("uuid", "GPU-").startswith(("GPU-", "["))
         if len(cells) == len(fields) and said.get("index", "").isdigit() and is_gpu:
-            facts = {"name": text_of(said.get("name")), "power_limit_w": _watts(said.get("power.limit")),
+            facts = {"name": text_of(said.get("name")), "power_limit_w": watts(said.get("power.limit")),
                      "driver": text_of(said.get("driver_version")), "bus_id": text_of(said.get("pci.bus_id")),
                      "uuid": text_of(said.get("uuid"))}  # fmt: skip
             found[int(said["index"])] = {name: value for name, value in facts.items() if value is not None}
@@ -70,7 +70,8 @@ def text_of(said: str | None) -> str | None:
     return said if said and not said.startswith("[") else None
 
 
-def _watts(said: str | None) -> float | None:
+def watts(said: str | None) -> float | None:
+    """None for what is no number."""
     try:
         return float(said or "")
     except ValueError:

@@ -19,6 +19,7 @@ from pdslurm.config import Runtime
 from pdslurm.errors import CleanUpFailed, ProcessDied
 from pdslurm.node import gpu_states, gpus, guard
 from pdslurm.node.engine_env import EngineEnv
+from pdslurm.node.gpu_use import GpuUse
 from pdslurm.node.process_logs import cause_from_guard, log_tail
 from pdslurm.plan.deployment import Process
 from pdslurm.plan.environment import no_proxy
@@ -65,6 +66,8 @@ class Processes(Protocol):
     def by_name(self, name: str) -> Started: ...
     def stop(self, chosen: Iterable[Started]) -> None: ...
     def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]: ...
+    def begin_gpu_use(self, engines: Iterable[Process]) -> None: ...
+    def end_gpu_use(self) -> dict[str, dict[str, Any]]: ...
 
 
 def cause_of_returncode(code: int) -> str:
@@ -107,6 +110,7 @@ class LocalProcesses:
         self.running: list[Running] = []
         self.log_sizes: dict[str, int] = {}  # when a guard's line was last looked for
         self.left_behind: list[int] = []  # pids that outlived KILL
+        self.gpu_use = GpuUse()
         self._temp: Path | None = None
 
     def __enter__(self) -> LocalProcesses:
@@ -208,6 +212,15 @@ class LocalProcesses:
         """The states of the GPUs of these engines, by host."""
         used = sorted({gpu for engine in engines for gpu in engine.gpus})
         return {"localhost": gpu_states.read_states(gpus.visible_gpus(used, os.environ.get("CUDA_VISIBLE_DEVICES")))}
+
+    def begin_gpu_use(self, engines: Iterable[Process]) -> None:
+        """Begins to look at the GPUs of these engines every second or so."""
+        used = sorted({gpu for engine in engines for gpu in engine.gpus})
+        self.gpu_use.begin(gpus.visible_gpus(used, os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+    def end_gpu_use(self) -> dict[str, dict[str, Any]]:
+        """What the looks saw, by host."""
+        return {"localhost": self.gpu_use.end()}
 
     def stop(self, chosen: Iterable[Started]) -> None:
         """TERM to each, which a guard turns into TERM, `stop_s`, KILL for all below it; then KILL to whatever is left."""

@@ -73,6 +73,7 @@ class Telemetry(TypedDict, total=False):
     ttft_spans: Mapping[str, Numbers | None] | None
     starved_decode: Mapping[str, Any] | None
     gpus: Mapping[str, list[Mapping[str, Any]]] | None
+    gpu_use: Mapping[str, list[Mapping[str, Any]]] | None
     transport: Transport | None
     resolved: Mapping[str, Mapping[str, Any]] | None
     text: Mapping[str, Any] | None

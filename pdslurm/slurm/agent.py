@@ -212,6 +212,12 @@ class Agent:
     def _do_gpu_states(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         return gpu_states.read_states(gpus.visible_gpus(order["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES")))
 
+    def _do_begin_gpu_use(self, order: dict[str, Any]) -> None:
+        self.processes.gpu_use.begin(gpus.visible_gpus(order["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+    def _do_end_gpu_use(self, _: dict[str, Any]) -> dict[str, Any]:
+        return self.processes.gpu_use.end()
+
     def _do_stop(self, order: dict[str, Any]) -> list[int]:
         self.processes.stop([r for r in self.processes.running if r.process.name in order["names"]])
         return self.processes.left_behind

@@ -25,6 +25,7 @@ class NodeProcesses:
         self.nodes, self.local, self.hurry = nodes, local, hurry
         self.remote: list[Started] = []
         self.left_on_nodes: list[str] = []
+        self.looking: list[int] = []  # nodes whose agents look at their GPUs
 
     @property
     def running(self) -> list[Started]:
@@ -66,15 +67,27 @@ class NodeProcesses:
 
     def gpu_states(self, engines: Iterable[Process]) -> dict[str, list[dict[str, Any]]]:
         """What each node's agent reads of the GPUs of these engines; nothing of a node that does not reply in time."""
-        used: dict[int, set[int]] = {}
-        for engine in engines:
-            used.setdefault(engine.node, set()).update(engine.gpus)
-        orders = {number: {"do": "gpu_states", "gpus": sorted(gpus)} for number, gpus in used.items()}
+        states = self._ask_nodes({n: {"do": "gpu_states", "gpus": gpus} for n, gpus in _gpus_of(engines).items()})
+        return {node: told or [] for node, told in states.items()}
+
+    def begin_gpu_use(self, engines: Iterable[Process]) -> None:
+        """Each node's agent begins to look at the GPUs of these engines."""
+        used = _gpus_of(engines)
+        self.looking = sorted(used)
+        self._ask_nodes({number: {"do": "begin_gpu_use", "gpus": gpus} for number, gpus in used.items()})
+
+    def end_gpu_use(self) -> dict[str, dict[str, Any]]:
+        """What the looks of each node saw; nothing of a node that does not reply in time."""
+        told = self._ask_nodes({number: {"do": "end_gpu_use"} for number in self.looking})
+        return {node: value or {} for node, value in told.items()}
+
+    def _ask_nodes(self, orders: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """The answer of each node by its name; None of one that does not reply in time."""
         try:
-            states = self.nodes.call(orders, GPU_STATES_S)
+            answers = self.nodes.call(orders, GPU_STATES_S)
         except (NotReady, PreflightError):
-            states = {}
-        return {self.nodes.names[number]: states.get(number) or [] for number in orders}
+            answers = {}
+        return {self.nodes.names[number]: answers.get(number) for number in orders}
 
     def stop(self, chosen: Iterable[Started]) -> None:
         """Stops on all nodes side by side. A node that is lost ends its own after limits.orphan_s."""
@@ -110,3 +123,11 @@ class NodeProcesses:
                         waiting.pop(number)
             time.sleep(0.02)
         self.left_on_nodes += [f"{self.nodes.node(number).name}: no answer" for number in waiting]
+
+
+def _gpus_of(engines: Iterable[Process]) -> dict[int, list[int]]:
+    """Node → the GPUs of these engines there."""
+    used: dict[int, set[int]] = {}
+    for engine in engines:
+        used.setdefault(engine.node, set()).update(engine.gpus)
+    return {number: sorted(gpus) for number, gpus in used.items()}
