@@ -20,7 +20,8 @@ from pdslurm.records.measurement import Measurement
 ACROSS = ("model", "gpu", "engine")  # what records in one table or figure have in common, unless it is asked for by name
 # power_cap_s: how long the power cap held clocks, summed over GPUs; gpu_s: their time in the point. NaN where it is not counted.
 TEXTS = (*ACROSS, "power_limit", "driver", "max_clock", "numa")
-NUMBERS = ("power_cap_s", "gpu_s")
+# energy_j: of all GPUs of the arm in the point; j_per_token: by output token; mean_sm_mhz: over them, weighted alike.
+NUMBERS = ("power_cap_s", "gpu_s", "energy_j", "j_per_token", "mean_sm_mhz")
 COLUMNS = (*TEXTS, *NUMBERS)
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 
@@ -37,6 +38,7 @@ def columns(record: Measurement, folder: Path) -> dict[str, Any]:
         "max_clock": _told(gpus, "max_sm_mhz", " MHz"),
         "numa": _told(gpus, "numa"),
         **_power_cap(gpus, record.metrics.get("duration_s")),
+        **_gpu_use(record),
     }
 
 
@@ -54,6 +56,21 @@ def _power_cap(gpus: Sequence[Mapping[str, Any]], duration_s: float | None) -> d
         return {"power_cap_s": None, "gpu_s": None}
     # counters are read a moment before the point and a moment after it
     return {"power_cap_s": sum(min(seconds, duration_s) for seconds in known), "gpu_s": len(known) * duration_s}
+
+
+def _gpu_use(record: Measurement) -> dict[str, float | None]:
+    """What the arm's GPUs took and how fast they ran; None as soon as one of them does not tell."""
+    gpus = [gpu for node in (record.telemetry.get("gpu_use") or {}).values() for gpu in node]
+    whole = bool(gpus) and len(gpus) == record.arm_info.get("gpus")  # idle GPUs of an arm take power too
+    joules, clocks = ([gpu.get(name) for gpu in gpus] if whole else [] for name in ("energy_j", "mean_sm_mhz"))
+    energy = sum(joules) if joules and None not in joules else None
+    seconds, per_s = record.metrics.get("duration_s"), record.metrics.get("output_throughput_tok_s")
+    tokens = (seconds or 0.0) * (per_s or 0.0)
+    return {
+        "energy_j": energy,
+        "j_per_token": energy / tokens if energy is not None and tokens else None,
+        "mean_sm_mhz": sum(clocks) / len(clocks) if clocks and None not in clocks else None,
+    }
 
 
 def _engine(record: Measurement) -> str | None:

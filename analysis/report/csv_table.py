@@ -24,6 +24,7 @@ TABLE_COLUMNS = (
     *(f"{stat}_{what}_ms" for what in LATENCIES for stat in ("mean", "p50", "p99")),
     *("run", "num_prompts", "load", "duration_s", "status", "invalid_reasons", "key"),
     *("unverified", "stored_valid", "disagrees", "transport", "withdrawn"),
+    *("energy_j", "j_per_token", "mean_sm_mhz", "power_cap_s"),
 )
 WHOLE = ("completed", "failed")  # floats in the frame, for they may be unknown
 BOUNDS = ("request_rate", "max_concurrency")

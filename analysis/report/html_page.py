@@ -43,7 +43,13 @@ MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
 MOST_DECISIONS = 200  # settings whose comparisons are listed
 OPEN_CHARTS = 3  # of CHART_METRICS; the others are folded
 Section = tuple[str, str, Callable[[], object]]  # anchor, heading, what is in it
-SHORT = {"ttft": "TTFT", "plans": "Arms", "slo": "SLO", "capacities": "Capacity"}  # in the menu, where it is not the heading
+SHORT = {
+    "ttft": "TTFT",
+    "plans": "Arms",
+    "slo": "SLO",
+    "capacities": "Capacity",
+    "gpus": "GPUs",
+}  # in the menu, where it is not the heading
 
 
 def verdict_text(frame: pd.DataFrame) -> str:
@@ -67,6 +73,7 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
         ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),
+        ("gpus", "What the GPUs did", lambda: measurement_sections.gpus(page)),
         ("print", "Figures for print", lambda: figures_for_print(frame)),
         ("validity", "Validity", lambda: measurement_sections.validity(page)),
         ("fairness", "Fairness", lambda: setup_sections.fairness(runs)),

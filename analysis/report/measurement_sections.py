@@ -326,3 +326,23 @@ def _link(page: Page, row: Row) -> Markup:
 
 def pretty(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+
+
+def gpus(page: Page) -> Markup | None:
+    """What the GPUs did in each arm at each setting, over its used measurements; None where no record tells it."""
+    used = page.judged[page.judged["use"] == "used"]
+    known = used.dropna(subset=["energy_j"])
+    if known.empty:
+        return None
+    rows = []
+    for key, mine in known.groupby(["series", *SETTING], sort=False):
+        watts = mine["energy_j"].sum() / mine["duration_s"].sum()
+        cap = mine["power_cap_s"].sum(min_count=1) / mine["gpu_s"].sum(min_count=1)
+        numbers = [number_text(watts), number_text(mine["j_per_token"].mean()), number_text(mine["mean_sm_mhz"].mean())]
+        rows.append([key[0], *page.setting(key), *numbers, "not told" if pd.isna(cap) else f"{cap:.0%}"])
+    heading = ["arm", *page.headings(), "power of all GPUs, W", "J per output token", "mean SM clock, MHz", "held by the power cap"]
+    said = (
+        "All GPUs that an arm is charged for count, idle ones too. The power cap's share is that of the GPUs' time in which it held "
+        "their clocks down."
+    )
+    return join([tag("p", said, class_="soft"), html_table(heading, rows, caption="What the GPUs did", numbers=4)])

@@ -31,7 +31,7 @@ def findings(judged: pd.DataFrame) -> list[str]:
     used = judged[judged["use"] == "used"]
     if used.empty:
         return []
-    return [*_unforced(used), *_hardware(used), *_unknown(used), *_power_cap(used), *_router(used)]
+    return [*_unforced(used), *_hardware(used), *_unknown(used), *_power_cap(used), *_energy(used), *_router(used)]
 
 
 def _unforced(used: pd.DataFrame) -> Iterator[str]:
@@ -97,6 +97,25 @@ def _power_cap(used: pd.DataFrame) -> Iterator[str]:
             f"percentage points, at most {widest.idxmax()} {widest.max():.0%} against {widest.idxmin()} {widest.min():.0%}"
         )
     yield text
+
+
+def energy(used: pd.DataFrame) -> pd.DataFrame:
+    """By series over the points that tell them: `j_per_token`, joules by output token, and `mean_sm_mhz`, by the points' time."""
+    known = used.dropna(subset=["energy_j", "j_per_token", "mean_sm_mhz"])
+    known = known.assign(tokens=known["energy_j"] / known["j_per_token"], cycles=known["mean_sm_mhz"] * known["duration_s"])
+    sums = known.groupby("series", sort=False)[["energy_j", "tokens", "cycles", "duration_s"]].sum()
+    return pd.DataFrame({"j_per_token": sums["energy_j"] / sums["tokens"], "mean_sm_mhz": sums["cycles"] / sums["duration_s"]})
+
+
+def _energy(used: pd.DataFrame) -> Iterator[str]:
+    """Over the settings that every such arm was measured at: energy by token depends on the load."""
+    known = used.dropna(subset=["energy_j", "j_per_token", "mean_sm_mhz"])
+    arms = known["series"].nunique()
+    shared = known.groupby(list(SETTING))["series"].transform("nunique") == arms
+    found = energy(known[shared])
+    if not found.empty:
+        said = ", ".join(f"{arm} {row.j_per_token:.3g} J at {row.mean_sm_mhz:.0f} MHz" for arm, row in found.iterrows())
+        yield f"Energy of all GPUs by output token, and their mean SM clock, at the settings that these arms share: {said}"
 
 
 def _router(used: pd.DataFrame) -> Iterator[str]:

@@ -37,6 +37,24 @@ def test_columns(tmp_path: Path) -> None:
     assert row[["model", "gpu", "engine", "driver", "power_cap_s"]].isna().all()
 
 
+def used(joules: list[float | None], gpus: int = 2) -> Measurement:
+    """100 s at 50 output tokens a second."""
+    looks = [{"gpu": n, "energy_j": each, "mean_sm_mhz": 1500.0 + 100 * n} for n, each in enumerate(joules)]
+    metrics = {"duration_s": 100.0, "output_throughput_tok_s": 50.0}
+    return record(arm_info={"gpus": gpus}, telemetry={"gpu_use": {"n0": looks}}, metrics=metrics)
+
+
+def test_energy_by_output_token_and_the_mean_clock(tmp_path: Path) -> None:
+    row = load_runs([write(tmp_path, [used([6000.0, 4000.0])])]).iloc[0]
+    assert (row["energy_j"], row["j_per_token"], row["mean_sm_mhz"]) == (10000.0, 2.0, 1550.0)
+
+
+@pytest.mark.parametrize(("joules", "gpus"), [([6000.0, None], 2), ([6000.0], 2), ([], 0)])
+def test_energy_is_not_known_unless_every_gpu_of_the_arm_tells_it(tmp_path: Path, joules: list[float | None], gpus: int) -> None:
+    row = load_runs([write(tmp_path, [used(joules, gpus)])]).iloc[0]
+    assert row[["energy_j", "j_per_token"]].isna().all()
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "values"),
     [

@@ -41,6 +41,16 @@ def test_the_power_cap(tmp_path: Path, other: float, apart: bool) -> None:
     assert ("differ by more than 5 percentage points" in said) is apart
 
 
+def test_energy_is_compared_at_the_settings_that_arms_share(tmp_path: Path) -> None:
+    def used(arm: str, joules: float, rate: float) -> Measurement:
+        metrics = {"duration_s": 100.0, "output_throughput_tok_s": 50.0}
+        looks = [{"gpu": n, "energy_j": joules / 2, "mean_sm_mhz": 1500.0} for n in range(2)]
+        return record(arm, rate=rate, metrics=metrics, telemetry={"gpu_use": {"n0": looks}})
+
+    said = found(tmp_path, used("route_2", 10000.0, 4.0), used("pd_1p1d", 12000.0, 4.0), used("pd_1p1d", 90000.0, 8.0))
+    assert said[-1].endswith("that these arms share: pd_1p1d 2.4 J at 1500 MHz, route_2 2 J at 1500 MHz")
+
+
 @pytest.mark.parametrize(("other", "apart"), [(110.0, False), (112.0, True)])
 def test_what_router_and_http_add(tmp_path: Path, other: float, apart: bool) -> None:
     """20 % of a TTFT of 500 ms is 100 ms."""
