@@ -342,7 +342,7 @@ def gpus(page: Page) -> Markup | None:
         rows.append([key[0], *page.setting(key), *numbers, "not told" if pd.isna(cap) else f"{cap:.0%}"])
     heading = ["arm", *page.headings(), "power of all GPUs, W", "J per output token", "mean SM clock, MHz", "held by the power cap"]
     said = (
-        "All GPUs that an arm is charged for count, idle ones too. The power cap's share is that of the GPUs' time in which it held "
-        "their clocks down."
+        "All GPUs that an arm is charged for count, idle ones too. The power cap's share is the part of the GPUs' time in which it "
+        "held their clocks down."
     )
     return join([tag("p", said, class_="soft"), html_table(heading, rows, caption="What the GPUs did", numbers=4)])
