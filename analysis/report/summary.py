@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.load import notes, slo
 from analysis.load.frame import SETTING
+from analysis.report.columns import aligned
+from analysis.report.gpu_time_table import gpu_time_table
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, INTEREST, compare
@@ -64,7 +66,9 @@ def summary(frame: pd.DataFrame) -> str:
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
-    return f"{text}\n\n{table_text(used)}" if len(used) else f"{text}\n"
+    tables = [table_text(used)] if len(used) else []
+    tables += [times] if (times := gpu_time_table([Path(folder) for folder in sorted(judged["folder"].unique())])) else []
+    return "\n\n".join([text, "\n".join(tables)]) if tables else f"{text}\n"
 
 
 def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[str]:
@@ -226,13 +230,3 @@ def cell_text(cell: object) -> str:
     if isinstance(cell, str):
         return cell
     return "-" if pd.isna(cell) else f"{cell:g}"  # type: ignore[call-overload]
-
-
-def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Columns of equal width: column `left` (the arm) to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return [line.rstrip() for line in lines]

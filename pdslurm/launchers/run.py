@@ -266,5 +266,13 @@ def closing_line(outcome: Outcome, path: Path) -> str:
     parts += [f"{outcome.failed} FAILED"] if outcome.failed else []
     parts += [f"{outcome.invalid} INVALID"] if outcome.invalid else []
     parts += [f"{outcome.valid_in_folder} valid of {outcome.tried_in_folder} tried"] if outcome.tried_in_folder else []
-    share = f", {outcome.measuring_s / outcome.wall_s:.0%} of it measuring" if outcome.measured and outcome.wall_s else ""
-    return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{share}; results in {path}"
+    return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{_gpu_time(outcome)}; results in {path}"
+
+
+def _gpu_time(outcome: Outcome) -> str:
+    """Which part of the time between ready engines and the last point was measuring, and what loads took beside."""
+    if not outcome.measured or not outcome.ready_s:
+        return ""
+    share = outcome.measuring_s / outcome.ready_s
+    loads = f"{outcome.loads_s / 60:.0f} min" if outcome.loads_s >= 600 else f"{outcome.loads_s:.0f} s"
+    return f", {share:.0%} of the time from engines ready to the last point measuring; loads took {loads}"

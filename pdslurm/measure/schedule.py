@@ -152,6 +152,19 @@ class Schedule:
             if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
                 yield self._task(arm, point)
 
+    def may_follow(self, task: Task, repeats: Sequence[int]) -> Iterator[Task]:
+        """Of a search: what its arm measures right after `task` if that meets the SLO, if it misses it, and if it is invalid."""
+        if not self.is_searching or SATURATED in task.point.sweeps:
+            return
+        arm, which = task.arm, (task.arm.arm.name, task.point.id)
+        for met in (True, False):
+            known, self.meets_slo = self.meets_slo, {**self.meets_slo, which: met}
+            following = next(self.open_tasks(arm, repeats), None)
+            self.meets_slo = known
+            if following:
+                yield following
+        yield self.tasks.again(self.tasks.of(arm, task.point), self.folder.tries(*which, task.key) + 1)
+
     def _best_met(self) -> dict[RateSweep, int]:
         """The number of the highest rate at which any arm met the SLO in any repeat; -1 where none did."""
         best: dict[RateSweep, int] = {}

@@ -75,7 +75,8 @@ def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: 
     assert set(result) == {
         "completed", "total_output_tokens", "duration", "samples", "arrivals", "ignore_eos", "mean_ttft_ms", "mean_e2el_ms",
         "mean_itl_ms", "request_throughput", "output_throughput", "total_token_throughput",
-        "total_input_tokens", "client_wall_s", "client_cpu_s", "first_error", "asked", "prompts_again", "ordered_output_tokens",
+        "total_input_tokens", "client_wall_s", "client_cpu_s", "prompts_s", "first_error", "asked", "prompts_again",
+        "ordered_output_tokens",
         "itl_histogram", *CLIENT_FACTS,
     }  # fmt: skip
     assert result["first_error"] == "boom"
@@ -191,8 +192,8 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
     assert modules.split() == [
-        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.request_trace", "pdslurm.bench.result_files",
-        "pdslurm.bench.seams",
+        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.prompt_maker", "pdslurm.bench.request_trace",
+        "pdslurm.bench.result_files", "pdslurm.bench.seams",
         "pdslurm.errors", "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
     ]  # fmt: skip
     assert not set(map(str, SCRIPT.parents)) & set(path)

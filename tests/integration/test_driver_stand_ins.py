@@ -205,7 +205,7 @@ def test_a_rerun_measures_invalid_points_again_and_keeps_both(
 ) -> None:
     monkeypatch.setenv("STAND_INS", str(tmp_path))
     (tmp_path / "client").write_text("lose:128")
-    assert vars(driver().run()) | {"wall_s": 0, "measuring_s": 0} == vars(
+    assert vars(driver().run()) | {"wall_s": 0, "loads_s": 0, "ready_s": 0, "measuring_s": 0} == vars(
         Outcome(measured=3, invalid=1, valid_in_folder=2, tried_in_folder=3)
     )
     (tmp_path / "client").unlink()
