@@ -34,6 +34,7 @@ from pdslurm.plan.model import DTYPE_BYTES, model_shape
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
+from pdslurm.records.earlier_runs import EarlierRuns, earlier_runs
 from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import set_aside, write_json, write_text
@@ -60,6 +61,11 @@ def run_path(config: Config) -> Path:
     _drop_defaults(measured["workload"], Workload, ("starts",))
     _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))
     return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
+
+
+def earlier_runs_of(config: Config) -> EarlierRuns:
+    """What runs before took on the same cluster with the same model, for the plan's estimate."""
+    return earlier_runs(Path(config.run_root), config.cluster.name, config.model.name)
 
 
 def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -> None:
@@ -223,7 +229,7 @@ def plan_state(plan: Plan) -> State:
     """Where a run is before it began, with the plan's estimates."""
     total = sum(len(s.arms) for s in plan.sets) * len(plan.sure_points)
     mean = sum(s.measure_s for s in plan.sets) / total
-    return State(plan.name, total, load_s=plan.config.cluster.load_s, estimate_point_s=mean)
+    return State(plan.name, total, load_s=plan.sets[0].load_s / plan.config.workload.starts, estimate_point_s=mean)
 
 
 def drive(

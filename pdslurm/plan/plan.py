@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from pdslurm.config import Config, Interleave, KvRole, Topology, Workload, arms_of
 from pdslurm.plan.checks.configuration import check
-from pdslurm.plan.model import ModelShape, model_shape
+from pdslurm.plan.estimate import ARM_S, Estimator, arm_shape
 from pdslurm.plan.placement import Instance, place
-from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
+from pdslurm.plan.points import Point, points_of, rate_sweeps, saturated_points, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
+from pdslurm.records.earlier_runs import NO_RUNS, EarlierRuns
 
 WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
 
@@ -51,6 +52,7 @@ class Plan:
     gpus: int  # of the whole allocation, idle ones too
     sets: tuple[InstanceSet, ...]
     points: tuple[Point, ...]  # the same for every arm, in order; those that workload.until adds only where they turn out necessary
+    estimate_from: str = ""  # what the estimates stand on, in words
 
     @property
     def sure_points(self) -> tuple[Point, ...]:
@@ -72,11 +74,12 @@ class Plan:
         return self.estimate_s / 3600 * self.gpus
 
 
-def build_plan(config: Config) -> Plan:
-    """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
+def build_plan(config: Config, earlier: EarlierRuns = NO_RUNS) -> Plan:
+    """Checks the configuration and decides everything that does not depend on hosts; on `earlier` runs only its estimates do.
+    Raises ConfigError."""
     check(config)
     arms, todo = arms_of(config), points_of(config.workload, config.seed, share=config.slo.share)
-    shape = model_shape(config.model)
+    estimate, shapes = Estimator(config, earlier), []
     shared: dict[object, list[tuple[str, Topology, tuple[Instance, ...]]]] = {}
     for name, topology in arms.items():
         instances = place(topology, config.cluster)
@@ -89,15 +92,17 @@ def build_plan(config: Config) -> Plan:
         planned = tuple(Arm(name, topology, tuple(i.role for i in placed)) for name, topology, placed in members)
         name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
         sure = sure_points(config.workload, todo)
-        measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
+        measure = sum(estimate.point_s(p, arm.roles, instances) for arm in planned for p in sure)
         warm = 0.0
         for repeat, whole in _turns(config.workload, len(planned)):
             loads = _warm_up(config.workload, todo, most, repeat, whole=whole)
-            warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
-        load_s = config.workload.starts * config.cluster.load_s
+            warm += sum(ARM_S + sum(estimate.warm_up_s(p, arm.roles, instances) for p in loads) for arm in planned)
+        of_arms = [arm_shape(arm.roles, instances) for arm in planned]
+        shapes += of_arms
+        load_s = config.workload.starts * estimate.load_s(of_arms[0])
         sets.append(InstanceSet(name, instances, planned, load_s, measure, warm))
     nodes = max(t.nodes for t in arms.values())
-    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo)
+    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo, estimate.source(shapes))
 
 
 def _warm_up(workload: Workload, points: tuple[Point, ...], most: int, repeat: int, *, whole: bool) -> tuple[Point, ...]:
@@ -136,24 +141,3 @@ def _sharing_key(name: str, topology: Topology, instances: tuple[Instance, ...],
         return name
     neutral = tuple(replace(i, role="any") for i in instances)
     return neutral, topology.kv.connector, repr(topology.kv.extra_config), topology.expert_parallel
-
-
-def estimate_point_s(point: Point, arm: Arm, instances: tuple[Instance, ...], config: Config, shape: ModelShape | None) -> float:
-    """A rough time for one point, for the plan's cost: its fixed time; or arrivals (a trace's are unknown), or prefill at 10 % of
-    peak, plus decode steps of `cluster.step_ms` for 256 requests an instance at a time. Good to a factor of about 3; `predict` is
-    the real model. Without sizes: 7 B parameters."""
-    roles = list(zip(instances, arm.roles, strict=True))
-    prefill_gpus = sum(i.gpu_count for i, role in roles if role != "decode")
-    decoders = sum(i.data_parallel for i, role in roles if role != "prefill")
-    active = shape.active_parameters if shape else 7e9
-    input_len, output_len = typical_lengths(point)
-    prefill_s = 2 * active * input_len * point.num_prompts / (prefill_gpus * config.cluster.gpu_tflops * 1e12 * 0.1)
-    in_flight = min(point.num_prompts, point.max_concurrency or point.num_prompts)
-    rounds = max(-(-in_flight // (decoders * 256)), 1) * point.num_prompts / in_flight
-    decode_s = output_len * config.cluster.step_ms / 1000
-    if point.duration_s:  # what is in flight then is waited for
-        return point.duration_s + decode_s + 1.0
-    arrivals_s = point.num_prompts / point.request_rate if point.request_rate else 0.0
-    if point.paced and (ramp := config.workload.ramp_up):
-        arrivals_s = point.num_prompts / ramp_requests(ramp, 1.0)
-    return max(arrivals_s, prefill_s) + rounds * decode_s + 1.0
