@@ -15,7 +15,6 @@ from pdslurm.errors import ConfigError
 from pdslurm.plan.plan import Plan
 from pdslurm.slurm import job_states
 
-SPARE = 2.0  # of the estimate, which is good to a factor of about 1.5; before it come preflight and imports
 STEP_MARK = "PDSLURM_STEP"  # the job in which pdslurm has started itself as a step
 # of Slurm's variables: the job, and what a site sets for every srun
 KEPT = frozenset((
@@ -173,7 +172,7 @@ def time_min(plan: Plan, slurm: Slurm) -> int:
     """Minutes to ask for."""
     if (text := slurm.extra.get("time")) is not None:
         return minutes_of(text)
-    return slurm.time_min if slurm.time_min is not None else max(30, int(plan.estimate_s * SPARE / 60) + 1)
+    return slurm.time_min if slurm.time_min is not None else max(30, int(plan.estimate_s * 1.5 / 60) + 1)
 
 
 def minutes_of(text: str) -> int:

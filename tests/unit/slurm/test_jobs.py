@@ -53,10 +53,10 @@ def test_a_job_is_sized_by_its_plan(make_config: MakeConfig, changes: dict[str, 
     assert jobs.sbatch_options(build_plan(make_config(changes))) == expected
 
 
-def test_the_time_asked_for_is_twice_the_estimate(make_config: MakeConfig) -> None:
+def test_the_time_asked_for_is_half_more_than_the_estimate(make_config: MakeConfig) -> None:
     plan = build_plan(make_config({"workload.num_prompts": 400_000, "workload.repeats": 8}))
     assert plan.estimate_s > 30 * 60
-    assert plan.estimate_s * 2 / 60 < jobs.time_min(plan, c.Slurm()) <= plan.estimate_s * 2 / 60 + 1
+    assert plan.estimate_s * 1.5 / 60 < jobs.time_min(plan, c.Slurm()) <= plan.estimate_s * 1.5 / 60 + 1
 
 
 @pytest.mark.parametrize(
