@@ -3,11 +3,11 @@ the cluster's own numbers. Pure: the launcher hands the earlier runs in (pdslurm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
-from pdslurm.config import Config
+from pdslurm.config import Config, Search, Topology
 from pdslurm.plan.model import model_shape
 from pdslurm.plan.placement import Instance
 from pdslurm.plan.points import Point, ramp_requests, typical_lengths
@@ -102,6 +102,15 @@ class Estimator:
             if seen.arm == arm and seen.is_work and (computed := self._work_s(_point(seen), roles, instances)) > 0
         ]
         return median(ratios) if ratios else 1.0
+
+
+def measured_share(topology: Topology, arms: Iterable[Topology], search: Search) -> float:
+    """The part of a P/D arm's points that is likely measured, where saturated instances suggest one ratio and only that and its
+    neighbours are: as if every ratio were as likely to be suggested."""
+    ratios = [arm.prefill for arm in arms if arm.prefill]
+    if search.lowest is None or search.neighbours is None or not topology.prefill:
+        return 1.0
+    return fmean(sum(abs(ratio - suggested) <= search.neighbours for ratio in ratios) / len(ratios) for suggested in ratios)
 
 
 def arm_shape(roles: Sequence[str], instances: Sequence[Instance]) -> ArmShape:

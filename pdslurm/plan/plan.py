@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pdslurm.config import Config, Interleave, KvRole, Topology, Workload, arms_of
 from pdslurm.plan.checks.configuration import check
-from pdslurm.plan.estimate import ARM_S, Estimator, arm_shape
+from pdslurm.plan.estimate import ARM_S, Estimator, arm_shape, measured_share
 from pdslurm.plan.placement import Instance, place
 from pdslurm.plan.points import Point, points_of, rate_sweeps, saturated_points, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
@@ -92,11 +92,13 @@ def build_plan(config: Config, earlier: EarlierRuns = NO_RUNS) -> Plan:
         planned = tuple(Arm(name, topology, tuple(i.role for i in placed)) for name, topology, placed in members)
         name = members[0][0] if len(members) == 1 else "shared-" + "-".join(arm.name for arm in planned)
         sure = sure_points(config.workload, todo)
-        measure = sum(estimate.point_s(p, arm.roles, instances) for arm in planned for p in sure)
+        parts = [measured_share(arm.topology, arms.values(), config.workload.search) for arm in planned]
+        each = list(zip(planned, parts, strict=True))
+        measure = sum(part * estimate.point_s(p, arm.roles, instances) for arm, part in each for p in sure)
         warm = 0.0
         for repeat, whole in _turns(config.workload, len(planned)):
             loads = _warm_up(config.workload, todo, most, repeat, whole=whole)
-            warm += sum(ARM_S + sum(estimate.warm_up_s(p, arm.roles, instances) for p in loads) for arm in planned)
+            warm += sum(part * (ARM_S + sum(estimate.warm_up_s(p, arm.roles, instances) for p in loads)) for arm, part in each)
         of_arms = [arm_shape(arm.roles, instances) for arm in planned]
         shapes += of_arms
         load_s = config.workload.starts * estimate.load_s(of_arms[0])
