@@ -52,7 +52,21 @@ CRITERIA = (
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """The whole text, wrapped to WIDTH but for the table."""
+    """The whole text, wrapped to WIDTH but for the tables."""
+    filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs(frame)]
+    return "\n\n".join([*filled, *tables(frame)]) + "\n"
+
+
+def tables(frame: pd.DataFrame) -> list[str]:
+    """What was measured at each setting, and what the time of the GPUs went to; those that have a row."""
+    judged = repeats.judge(frame)
+    used = judged[judged["use"] == "used"]
+    made = [table_text(used) if len(used) else "", gpu_time_table([Path(folder) for folder in sorted(judged["folder"].unique())])]
+    return [table.rstrip("\n") for table in made if table]
+
+
+def paragraphs(frame: pd.DataFrame) -> list[str]:
+    """The text above the tables, a line a paragraph."""
     judged = repeats.judge(frame)
     used = judged[judged["use"] == "used"]
     known, interest = slo_of(judged), interest_of(judged)
@@ -63,12 +77,7 @@ def summary(frame: pd.DataFrame) -> str:
     by_slo = slo_sentences(sweeps, *known, interest=interest) if known else []
     answer = verdict(comparable(used), decisions, interest=interest)
     said = ([f"{gone}."] if gone else [], answer, by_slo, by_arm, evidence(judged, used))
-    paragraphs = [" ".join(sentences) for sentences in said]
-    filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
-    text = "\n\n".join(filled)
-    tables = [table_text(used)] if len(used) else []
-    tables += [times] if (times := gpu_time_table([Path(folder) for folder in sorted(judged["folder"].unique())])) else []
-    return "\n\n".join([text, "\n".join(tables)]) if tables else f"{text}\n"
+    return [text for sentences in said if (text := " ".join(sentences))]
 
 
 def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[str]:
