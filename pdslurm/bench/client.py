@@ -173,8 +173,7 @@ class Client:
         seams.check_result(result)
         result["client_wall_s"], result["client_cpu_s"] = time.monotonic() - start, cpu_s() - cpu
         result["prompts_s"] = self.prompts_s
-        gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
-        gc.collect()
+        gc.unfreeze()  # vLLM collects and freezes the heap at every point; a long-lived process would grow with each
         result.pop("generated_texts", None)
         result = result_files.with_latencies(result)
         own = client_facts(result)  # of all that was sent, also after a fixed time

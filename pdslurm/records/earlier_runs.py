@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from pdslurm.records.run_folder import RunFolder
 
 MOST_FOLDERS = 200  # of which one record is read to see whether cluster and model are the same
 MOST_RUNS = 5  # of those that are, the newest
+MOST_RECORDS = 200  # of each
 MOST_POINTS = 100  # of what a point takes beside its measuring, the newest
 
 
@@ -75,7 +76,7 @@ def earlier_runs(root: Path, cluster: str, model: str) -> EarlierRuns:
     records: list[Measurement] = []
     for folder in found:
         with suppress(OSError):
-            mine = [r for r in RunFolder(folder).records() if r.status == "done" and measuring_s(r) > 0 and not is_smoke(r)]
+            mine = [r for r in _records(folder) if r.status == "done" and measuring_s(r) > 0 and not is_smoke(r)]
             records += sorted(mine, key=lambda record: record.started_at, reverse=True)
             loads += _loads(folder, mine)
     return EarlierRuns(
@@ -96,20 +97,27 @@ def _newest(root: Path) -> list[Path]:
 
 
 def _is_of(folder: Path, cluster: str, model: str) -> bool:
-    first = next(_some_record(folder), None)
-    return first is not None and (first.arm_info.get("cluster"), first.arm_info.get("model")) == (cluster, model)
-
-
-def _some_record(folder: Path) -> Iterator[Measurement]:
     with suppress(OSError):
-        for path in folder.glob("points/*/*.json"):
-            with suppress(NoRecord):
-                yield load_record(path)
+        first = next(_read(folder.glob("points/*/*.json")), None)
+        return first is not None and (first.arm_info.get("cluster"), first.arm_info.get("model")) == (cluster, model)
+    return False
+
+
+def _records(folder: Path) -> Iterator[Measurement]:
+    """At most MOST_RECORDS, evenly from all arms."""
+    files = RunFolder(folder).record_files()
+    return _read(files[:: -(-len(files) // MOST_RECORDS) or 1])
+
+
+def _read(paths: Iterable[Path]) -> Iterator[Measurement]:
+    for path in paths:
+        with suppress(NoRecord):
+            yield load_record(path)
 
 
 def _loads(folder: Path, records: list[Measurement]) -> Iterator[LoadSeen]:
     """Each load by the arms that it measured."""
-    loads = loads_of(RunFolder(folder))
+    loads = loads_of(RunFolder(folder), records)
     for n, load in enumerate(loads):
         end = loads[n + 1].ready_at.isoformat() if n + 1 < len(loads) else "9"
         arms = {_arm_of(record) for record in records if load.ready_at.isoformat() <= record.started_at < end}

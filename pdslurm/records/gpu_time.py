@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,7 +34,6 @@ class LoadTime:
     ready_at: datetime
     last_at: datetime  # when its last point ended; ready_at while there is none
     measuring_s: float = 0.0  # of all points, from the first request to the last answer
-    points: int = 0
     rest: dict[str, float] = field(default_factory=dict)  # what took the rest → seconds
 
     @property
@@ -80,14 +79,14 @@ def work_of(record: Measurement) -> dict[str, float]:
     return {PROMPTS: prompts, CLIENT: whole - measured - prompts, COUNTERS: record.wall_s - whole}
 
 
-def loads_of(folder: RunFolder) -> list[LoadTime]:
-    """Every load whose engines became ready, in the order of time, with the points that it measured."""
+def loads_of(folder: RunFolder, records: Iterable[Measurement] | None = None) -> list[LoadTime]:
+    """Every load whose engines became ready, in the order of time, with the points that it measured: all of the folder, or those in
+    `records`."""
     events = list(_events(folder.path / EVENTS))
     loads = [load for event in events if (load := _ready(event))]
-    for record in folder.records():
+    for record in folder.records() if records is None else records:
         began = _at(record.started_at)
         if began and (load := _load_at(loads, began)):
-            load.points += 1
             load.measuring_s += measuring_s(record)
             load.last_at = max(load.last_at, datetime.fromtimestamp(began.timestamp() + record.wall_s, began.tzinfo))
             _add(load.rest, work_of(record))

@@ -70,5 +70,14 @@ def test_no_more_than_the_newest_runs_are_read(tmp_path: Path) -> None:
     assert len(earlier_runs(tmp_path, "lab", "tiny").runs) == MOST_RUNS
 
 
+def test_of_a_large_run_some_records_of_every_arm_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdslurm.records.earlier_runs.MOST_RECORDS", 4)
+    records = [of(point(arm, 110 + n, 1.0, n), roles=[arm]) for arm in ("a", "b") for n in range(5)]
+    write(tmp_path / "run", [ready("set", 100, 60.0)], records)
+    found = earlier_runs(tmp_path, "lab", "tiny")
+    assert len(found.points) == 4
+    assert {each.arm.roles for each in found.points} == {("a",), ("b",)}
+
+
 def test_no_folder_no_runs(tmp_path: Path) -> None:
     assert earlier_runs(tmp_path / "none", "lab", "tiny") == NO_RUNS
