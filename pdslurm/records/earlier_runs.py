@@ -53,7 +53,8 @@ class PointTime:
     @property
     def is_work(self) -> bool:
         """Whether it took as long as its requests did, and not as long as their arrivals: with known lengths and nothing paced."""
-        return self.request_rate is None and self.duration_s is None and self.load == "random" and self.input_len > 0
+        is_plain = self.load == "random" and self.input_len > 0 and self.num_prompts > 0
+        return is_plain and self.request_rate is None and self.duration_s is None
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def _arm_of(record: Measurement) -> ArmShape:
 def _point_time(record: Measurement) -> PointTime:
     point = record.point
     return PointTime(
-        _arm_of(record), point["input_len"], point["output_len"], point["request_rate"], point["max_concurrency"],
-        point["num_prompts"], point.get("duration_s"), point.get("load", "random"), measuring_s(record),
+        _arm_of(record), point.get("input_len", 0), point.get("output_len", 0), point.get("request_rate"),
+        point.get("max_concurrency"), point.get("num_prompts", 0), point.get("duration_s"), point.get("load", "random"),
+        measuring_s(record),
     )  # fmt: skip

@@ -6,6 +6,7 @@ Loads and the work between points stand in events.jsonl, points in their records
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -61,9 +62,9 @@ class SetTime:
 
 def measuring_s(record: Measurement) -> float:
     """From a point's first request to its last answer; 0 where none was answered."""
-    client = record.provenance.get("client") or {}
-    whole = (client.get("until_last_answer") or {}).get("duration")  # a fixed time's end is not that of its requests
-    return _seconds(whole) or _seconds(record.metrics.get("duration_s"))
+    whole = (record.provenance.get("client") or {}).get("until_last_answer")  # a fixed time's end is not that of its requests
+    until_last = _seconds(whole.get("duration")) if isinstance(whole, Mapping) else 0.0
+    return until_last or _seconds(record.metrics.get("duration_s"))
 
 
 def work_of(record: Measurement) -> dict[str, float]:
@@ -149,7 +150,7 @@ def _at(text: Any) -> datetime | None:
 
 def _seconds(value: Any) -> float:
     """0 for what is no number."""
-    return float(value) if isinstance(value, int | float) and value == value else 0.0
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 def _add(to: dict[str, float], more: Mapping[str, float]) -> None:

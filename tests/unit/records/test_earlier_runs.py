@@ -64,6 +64,13 @@ def test_what_is_broken_is_passed_over(tmp_path: Path, content: bytes) -> None:
     assert (len(found.points), found.loads) == (1, ())
 
 
+def test_a_record_that_lacks_what_a_point_has_tells_what_it_can(tmp_path: Path) -> None:
+    odd = of(point("a", 110, 24.0, client={"until_last_answer": "late", "client_wall_s": float("nan")}))
+    write(tmp_path / "run", [ready("a", 100, 60.0)], [replace(odd, point={"id": "odd", "max_concurrency": 0})])
+    (seen,) = earlier_runs(tmp_path, "lab", "tiny").points
+    assert (seen.num_prompts, seen.is_work, seen.measuring_s) == (0, False, 20.0)
+
+
 def test_no_more_than_the_newest_runs_are_read(tmp_path: Path) -> None:
     for n in range(MOST_RUNS + 2):
         run(tmp_path, f"run{n}", float(n))
