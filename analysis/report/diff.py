@@ -16,7 +16,8 @@ import pandas as pd
 from analysis.load import notes
 from analysis.load.frame import SETTING, load_runs, one_run
 from analysis.load.provenance import Provenance, option_texts
-from analysis.report.summary import aligned, cell_text, number_text
+from analysis.report.columns import aligned
+from analysis.report.summary import cell_text, number_text
 from analysis.stats import repeats
 from analysis.stats.inference import BETTER, INTEREST, ONE_START, SAME, WORSE, Score, compare, of_repeats, ratio_text
 from analysis.stats.sweeps import interest_of

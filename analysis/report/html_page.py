@@ -28,7 +28,7 @@ from analysis.report import measurement_sections, setup_sections, tuning
 from analysis.report.capacity_table import capacity_tables
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.slo_panel import slo_panels
-from analysis.report.summary import summary
+from analysis.report.summary import paragraphs, tables
 from analysis.report.svg_chart import CHART_METRICS, Group, Key, chart, swatch
 from analysis.stats import repeats
 from analysis.stats.inference import ratio_text
@@ -50,11 +50,6 @@ SHORT = {
     "capacities": "Capacity",
     "gpus": "GPUs",
 }  # in the menu, where it is not the heading
-
-
-def verdict_text(frame: pd.DataFrame) -> str:
-    """The words that the page begins with: paragraphs, and after a blank line a table of plain text."""
-    return summary(frame)
 
 
 def page_html(frame: pd.DataFrame, out: Path) -> str:
@@ -129,12 +124,11 @@ def head(judged: pd.DataFrame, runs: Sequence[Provenance]) -> Markup:
 
 
 def verdict(judged: pd.DataFrame, sweeps: Sequence[Sweep]) -> Markup:
-    """The verdict's paragraphs as prose, each decision behind it as a row, the text's own table as it is."""
-    *prose, last = verdict_text(judged.drop(columns=["use", "series"])).strip("\n").split("\n\n")
-    if "\n" not in last or not prose:
-        prose, last = [*prose, last], ""
-    said = [tag("p", " ".join(p.split()), class_="verdict" if i == 0 else None) for i, p in enumerate(prose)]
-    folded = tag("details", tag("summary", "The same as a table of text"), tag("pre", last, tabindex="0")) if last else None
+    """The verdict's paragraphs as prose, each decision behind it as a row, the text's own tables as they are."""
+    frame = judged.drop(columns=["use", "series"])
+    said = [tag("p", " ".join(p.split()), class_="verdict" if i == 0 else None) for i, p in enumerate(paragraphs(frame))]
+    text = "\n\n".join(tables(frame))
+    folded = tag("details", tag("summary", "The same as tables of text"), tag("pre", text, tabindex="0")) if text else None
     return join([*said, decisions(judged, sweeps), folded])
 
 

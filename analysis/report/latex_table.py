@@ -15,7 +15,8 @@ from analysis.figures.captions import caption_of
 from analysis.figures.panels import NAMES, set_apart, told_apart_by
 from analysis.load import slo
 from analysis.load.frame import SETTING
-from analysis.report.summary import aligned, spread_text
+from analysis.report.columns import aligned
+from analysis.report.summary import spread_text
 from analysis.stats import repeats
 
 KEYS = ("series", *SETTING)

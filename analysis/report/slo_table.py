@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis.load.slo import SHARE
-from analysis.report.summary import WIDTH, aligned, number_text
+from analysis.report.columns import aligned
+from analysis.report.summary import WIDTH, number_text
 from analysis.stats import repeats
 from analysis.stats.inference import ratio_text
 from analysis.stats.slo_grid import own_mark

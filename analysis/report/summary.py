@@ -13,6 +13,8 @@ import pandas as pd
 from analysis.load import notes, slo
 from analysis.load.frame import SETTING
 from analysis.report import tuning
+from analysis.report.columns import aligned
+from analysis.report.gpu_time_table import gpu_time_table
 from analysis.stats import repeats, suggestion
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, INTEREST, compare
@@ -51,7 +53,21 @@ CRITERIA = (
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """The whole text, wrapped to WIDTH but for the table."""
+    """The whole text, wrapped to WIDTH but for the tables."""
+    filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs(frame)]
+    return "\n\n".join([*filled, *tables(frame)]) + "\n"
+
+
+def tables(frame: pd.DataFrame) -> list[str]:
+    """What was measured at each setting, and what the time of the GPUs went to; those that have a row."""
+    judged = repeats.judge(frame)
+    used = judged[judged["use"] == "used"]
+    made = [table_text(used) if len(used) else "", gpu_time_table([Path(folder) for folder in sorted(judged["folder"].unique())])]
+    return [table.rstrip("\n") for table in made if table]
+
+
+def paragraphs(frame: pd.DataFrame) -> list[str]:
+    """The text above the tables, a line a paragraph."""
     judged = repeats.judge(frame)
     used = judged[judged["use"] == "used"]
     known, interest = slo_of(judged), interest_of(judged)
@@ -63,10 +79,7 @@ def summary(frame: pd.DataFrame) -> str:
     answer = verdict(comparable(used), decisions, interest=interest)
     tuned = tuning.sentences(judged)
     said = ([f"{gone}."] if gone else [], answer, tuned, by_slo, by_arm, evidence(judged, used))
-    paragraphs = [" ".join(sentences) for sentences in said]
-    filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
-    text = "\n\n".join(filled)
-    return f"{text}\n\n{table_text(used)}" if len(used) else f"{text}\n"
+    return [text for sentences in said if (text := " ".join(sentences))]
 
 
 def capacity_sentences(judged: pd.DataFrame, used: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[str]:
@@ -228,13 +241,3 @@ def cell_text(cell: object) -> str:
     if isinstance(cell, str):
         return cell
     return "-" if pd.isna(cell) else f"{cell:g}"  # type: ignore[call-overload]
-
-
-def aligned(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Columns of equal width: column `left` (the arm) to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(c.ljust(w) if i == left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return [line.rstrip() for line in lines]

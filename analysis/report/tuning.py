@@ -89,7 +89,7 @@ def section(judged: pd.DataFrame) -> Markup | None:
 
 def text(frame: pd.DataFrame) -> str:
     """The table as text. Raises ResultsError where no arm was tuned."""
-    from analysis.report.summary import aligned
+    from analysis.report.columns import aligned
 
     cells = rows(frame)
     if not cells:

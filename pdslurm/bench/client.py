@@ -3,24 +3,27 @@
 Runs by itself in the engine's environment, which has nothing of pdslurm: of it the client takes only files that
 need no more than it has. Importing vLLM costs 10-40 s; here it is paid once instead of once a point.
 
-    {"do": "prepare", "args": [...]}                   make a point's prompts ahead, while engines load
+    {"do": "prepare", "args": [...]}                   make a point's prompts ahead, in a process beside (prompt_maker.py)
     {"do": "run", "args": [...], "raw": PATH.json.gz, "requests": PATH.csv.gz}  measure; both paths may be null
 
-`args` are those of `vllm bench serve` and of extra_loads. Events: ready, progress, prepared, result, error; and refused,
-by a vLLM that is not as it was."""
+`args` are those of `vllm bench serve` and of extra_loads. Events: ready, with how many requests for prompts are worked on at once,
+progress, prepared, result, error; and refused, by a vLLM that is not as it was."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import ctypes
+import functools
 import gc
 import json
 import os
+import queue
 import random
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Coroutine
@@ -31,6 +34,7 @@ ROOT = str(Path(__file__).parents[2])
 if not __package__:  # run by itself; afterwards nothing here may stand in front of what vLLM imports
     sys.path[:] = [ROOT, *(p for p in sys.path if p != str(Path(__file__).parent))]
 from pdslurm.bench import extra_loads, result_files, seams  # noqa: E402
+from pdslurm.bench.prompt_maker import PromptMakers, makers_for  # noqa: E402
 
 if not __package__:
     sys.path.remove(ROOT)
@@ -38,6 +42,7 @@ if not __package__:
 PR_SET_PDEATHSIG = 1
 LAG_EVERY_S = 0.05
 BLOCK_SIZES = tuple(2**n for n in range(3, 13))  # tokens; that of an engine is only known to its driver
+emitting = threading.Lock()
 # Results with one value a request stay in the raw file; the texts are random tokens and are not kept.
 PER_REQUEST = (
     "input_lens",
@@ -91,8 +96,10 @@ def mend_stream_parser() -> None:
 
 
 def emit(out: TextIO, **event: Any) -> None:
-    out.write(json.dumps(event, default=str) + "\n")
-    out.flush()
+    """One line, also where threads tell at the same time."""
+    with emitting:
+        out.write(json.dumps(event, default=str) + "\n")
+        out.flush()
 
 
 class Client:
@@ -112,10 +119,14 @@ class Client:
         self.vllm_get_samples = serve.get_samples
         self.prepared: dict[str, Any] = {}
         self.latest: list[Any] = []  # the samples that were asked for last
+        self.makers: PromptMakers | None = None
+        self.asked: list[str] = []  # the arguments of the point that is measured
+        self.prompts_s = 0.0  # how long it took to have its prompts
         mend_stream_parser()
         Progress.events = events
         serve.tqdm = Progress
         serve.get_samples = self.get_samples
+        serve.get_tokenizer = functools.cache(serve.get_tokenizer)  # the same one for every point
 
     def parse(self, args: list[str]) -> argparse.Namespace:
         namespace: argparse.Namespace = self.parser.parse_args(args)
@@ -124,7 +135,9 @@ class Client:
     def get_samples(self, args: argparse.Namespace, tokenizer: Any, **more: Any) -> Any:
         """vLLM's get_samples with a memory. Arms that send the same prompts share them. The random state afterwards is the same
         whether the prompts were made now or before, so that arrival times are too."""
-        key = sample_key(args)
+        key, began = sample_key(args), time.monotonic()
+        if key not in self.prepared and self.makers and (made := self.makers.take(self.asked)) is not None:
+            self.prepared[key] = made
         if key not in self.prepared:
             random.seed(args.seed)
             self.numpy.random.seed(args.seed)
@@ -133,14 +146,21 @@ class Client:
         random.seed(args.seed + 1)
         self.numpy.random.seed(args.seed + 1)
         self.latest = self.prepared[key]
+        self.prompts_s = time.monotonic() - began
         return self.latest
 
-    def prepare(self, args: argparse.Namespace) -> None:
-        """Does what main_async does before it asks for samples."""
+    def prepare(self, args: argparse.Namespace) -> Any:
+        """Does what main_async does before it asks for samples, and asks for them."""
         tokenizer = self.serve.get_tokenizer(
             args.tokenizer or args.model, tokenizer_mode=args.tokenizer_mode, trust_remote_code=args.trust_remote_code
         )
-        self.get_samples(args, tokenizer)
+        return self.get_samples(args, tokenizer)
+
+    def make_prompts(self, args: list[str]) -> Any:
+        """A point's prompts, of which nothing stays in memory."""
+        made = self.prepare(self.parse(args))
+        self.prepared.clear()
+        return made
 
     def run(self, args: argparse.Namespace, raw: str | None, requests: str | None = None) -> dict[str, Any]:
         """One point. Returns the summary without per-request data, which goes to `raw`, and a line of each to `requests`."""
@@ -152,8 +172,8 @@ class Client:
             result: dict[str, Any] = asyncio.run(with_lag_sampled(self.serve.main_async(args)))
         seams.check_result(result)
         result["client_wall_s"], result["client_cpu_s"] = time.monotonic() - start, cpu_s() - cpu
-        gc.unfreeze()  # vLLM freezes the heap at every point; a long-lived process would grow with each
-        gc.collect()
+        result["prompts_s"] = self.prompts_s
+        gc.unfreeze()  # vLLM collects and freezes the heap at every point; a long-lived process would grow with each
         result.pop("generated_texts", None)
         result = result_files.with_latencies(result)
         own = client_facts(result)  # of all that was sent, also after a fixed time
@@ -228,11 +248,22 @@ def cpu_s() -> float:
 
 def carry_out(client: Client, command: dict[str, Any]) -> dict[str, Any]:
     """Carries out one command."""
-    args = client.parse(command["args"])
+    args, client.asked = client.parse(command["args"]), command["args"]
     if command["do"] == "prepare":
         client.prepare(args)
         return {"event": "prepared"}
     return {"event": "result", "result": client.run(args, command.get("raw"), command.get("requests"))}
+
+
+def take_commands(makers: PromptMakers, runs: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+    """A thread: prompts are asked for while a point is measured, too; None when stdin ends."""
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "prepare":
+            makers.ask(command["args"])
+        else:
+            runs.put(command)
+    runs.put(None)
 
 
 def main() -> None:
@@ -246,10 +277,20 @@ def main() -> None:
         emit(events, event="refused", error=str(error))
         sys.stdin.read()  # whoever started this process is to read the line, not to find that it died
         return
-    emit(events, event="ready", pid=os.getpid())
-    for line in sys.stdin:
+    count = makers_for(len(os.sched_getaffinity(0)))
+    makers = PromptMakers(count, client.make_prompts, lambda: emit(events, event="prepared"))
+    client.makers = makers
+    emit(events, event="ready", pid=os.getpid(), makers=count)
+    runs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=take_commands, args=(makers, runs), name="commands", daemon=True).start()
+    serve(client, runs, events)
+
+
+def serve(client: Client, runs: queue.SimpleQueue[dict[str, Any] | None], events: TextIO) -> None:
+    """Measures one point after the other."""
+    while command := runs.get():
         try:
-            emit(events, **carry_out(client, json.loads(line)))
+            emit(events, **carry_out(client, command))
         except seams.SeamError as error:
             emit(events, event="refused", error=str(error))
         except (Exception, SystemExit) as error:  # argparse exits on a bad argument; the client must outlive a bad point

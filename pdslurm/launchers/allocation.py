@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pdslurm.config import Config
 from pdslurm.errors import CleanUpFailed, NotReady
-from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_nodes, write_provenance
+from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_nodes, write_provenance
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.findings import clock_findings, clock_offset, differences
 from pdslurm.node.network import address_towards, choose_host
@@ -50,7 +50,7 @@ def launch(config: Config) -> None:
 
 def carry_out(config: Config) -> str:
     """Plans, checks every node, measures; says where the results are. Raises PdslurmError."""
-    outline = make_outline(config)
+    outline = make_outline(config, earlier_runs_of(config))
     plan = outline.plan
     allocation = jobs.current_allocation()
     jobs.check_fits(plan, allocation)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pdslurm.config import Config
 from pdslurm.errors import PreflightError, ProcessDied
-from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_provenance
+from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_provenance
 from pdslurm.measure.health import get
 from pdslurm.node.engine_env import EngineEnv, prepare
 from pdslurm.node.processes import LocalProcesses, Started, died
@@ -40,7 +40,7 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 def launch(config: Config) -> None:
     """Plans, checks that everything answers, measures, and says where the results are. Raises PdslurmError."""
-    outline = make_outline(config)
+    outline = make_outline(config, earlier_runs_of(config))
     print(opening(outline), flush=True)
     folder, key, signals = RunFolder(run_path(config)), os.environ.get(API_KEY), SignalNote()
     with raising(), lock(folder.path, config.run_access):

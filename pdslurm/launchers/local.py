@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from pdslurm.config import Config
-from pdslurm.launchers.run import closing_line, drive, lock, make_model, run_path, write_provenance
+from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_provenance
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import check_and_bind
@@ -21,7 +21,7 @@ from pdslurm.slurm.wire import new_key
 
 def launch(config: Config) -> None:
     """Plans, checks, measures, and says where the results are. Raises PdslurmError."""
-    outline = make_outline(config)
+    outline = make_outline(config, earlier_runs_of(config))
     print(opening(outline), flush=True)
     folder, key, signals = RunFolder(run_path(config)), new_key(), SignalNote()
     with raising(), lock(folder.path, config.run_access), ReservedPorts() as ports:

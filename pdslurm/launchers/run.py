@@ -34,6 +34,7 @@ from pdslurm.plan.model import DTYPE_BYTES, model_shape
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
+from pdslurm.records.earlier_runs import EarlierRuns, earlier_runs
 from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import set_aside, write_json, write_text
@@ -62,6 +63,11 @@ def run_path(config: Config) -> Path:
     if measured["tune"] == as_dict(Config())["tune"]:
         measured.pop("tune")
     return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
+
+
+def earlier_runs_of(config: Config) -> EarlierRuns:
+    """What runs before took on the same cluster with the same model, for the plan's estimate."""
+    return earlier_runs(Path(config.run_root), config.cluster.name, config.model.name)
 
 
 def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -> None:
@@ -225,7 +231,7 @@ def plan_state(plan: Plan) -> State:
     """Where a run is before it began, with the plan's estimates."""
     total = sum(len(s.arms) for s in plan.sets) * len(plan.sure_points)
     mean = sum(s.measure_s for s in plan.sets) / total
-    return State(plan.name, total, load_s=plan.config.cluster.load_s, estimate_point_s=mean)
+    return State(plan.name, total, load_s=plan.sets[0].load_s / plan.config.workload.starts, estimate_point_s=mean)
 
 
 def drive(
@@ -268,5 +274,13 @@ def closing_line(outcome: Outcome, path: Path) -> str:
     parts += [f"{outcome.failed} FAILED"] if outcome.failed else []
     parts += [f"{outcome.invalid} INVALID"] if outcome.invalid else []
     parts += [f"{outcome.valid_in_folder} valid of {outcome.tried_in_folder} tried"] if outcome.tried_in_folder else []
-    share = f", {outcome.measuring_s / outcome.wall_s:.0%} of it measuring" if outcome.measured and outcome.wall_s else ""
-    return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{share}; results in {path}"
+    return f"{', '.join(parts)} in {outcome.wall_s:.0f} s{_gpu_time(outcome)}; results in {path}"
+
+
+def _gpu_time(outcome: Outcome) -> str:
+    """Which part of the time between ready engines and the last point was measuring, and what loads took beside."""
+    if not outcome.measured or not outcome.ready_s:
+        return ""
+    share = outcome.measuring_s / outcome.ready_s
+    loads = f"{outcome.loads_s / 60:.0f} min" if outcome.loads_s >= 600 else f"{outcome.loads_s:.0f} s"
+    return f", {share:.0%} of the time from engines ready to the last point measuring; loads took {loads}"

@@ -16,7 +16,7 @@ from typing import Any
 from pdslurm.config import Config, LauncherKind, from_dict
 from pdslurm.errors import AllocationEnding, Interrupted, PdslurmError, ResultsError, SlurmUnreachable
 from pdslurm.launchers import allocation
-from pdslurm.launchers.run import run_path
+from pdslurm.launchers.run import earlier_runs_of, run_path
 from pdslurm.launchers.slurm_submit import check_request, find_or_submit
 from pdslurm.launchers.slurm_wait import follow_job, job_error
 from pdslurm.plan.outline import make_outline
@@ -31,7 +31,7 @@ REQUEUE_S = 300.0  # for which a job that is to be queued again asks for it
 
 def launch(config: Config) -> None:
     """Submits, unless this run's job is there already, and waits for it where launcher.wait says so. Raises PdslurmError."""
-    outline = make_outline(config)
+    outline = make_outline(config, earlier_runs_of(config))
     plan = outline.plan
     jobs.check_cluster(plan)
     folder = RunFolder(run_path(config))

@@ -12,9 +12,9 @@ from typing import Any
 
 from pdslurm.errors import ConfigError, JobEnded, PdslurmError, SlurmUnreachable
 from pdslurm.launchers.run import plan_state
-from pdslurm.measure.journal import EVENTS
 from pdslurm.measure.progress import PROGRESS, Display, State
 from pdslurm.plan.plan import Plan
+from pdslurm.records.gpu_time import EVENTS
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.slurm import job_states
 from pdslurm.slurm.job_states import JobState

@@ -6,7 +6,7 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class BenchClient:
         self.commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.is_ready = False
-        self.owed = 0  # answers to `prepare` that nobody waited for yet
+        self.makers = 0  # how many points' prompts it makes at once
+        self.owed = 0  # answers to `prepare` that have not come yet
         threading.Thread(target=self._write, name="client-commands", daemon=True).start()
         threading.Thread(target=self._read, name="client-events", daemon=True).start()
 
@@ -47,12 +48,14 @@ class BenchClient:
     def _send(self, **command: Any) -> None:
         self.commands.put(json.dumps(command).encode() + b"\n")
 
-    def _next(self, deadline: Deadline) -> dict[str, Any]:
-        """The next event. Raises what the watch raises, UnknownEngine, or NotReady at the deadline."""
+    def _next(self, deadline: Deadline, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """The next event; `meanwhile` is called while there is none. Raises what the watch raises, UnknownEngine, or NotReady at
+        the deadline."""
         while True:
             with contextlib.suppress(queue.Empty):
                 return _unless_refused(self.events.get(timeout=0.1))
             self.watch.tick()
+            meanwhile()
             if deadline.is_over:
                 raise NotReady(f"the benchmark client gave no answer in time; its log: {self.running.log}")
 
@@ -61,13 +64,13 @@ class BenchClient:
         self._send(do="prepare", args=list(args))
         self.owed += 1
 
-    def is_idle(self) -> bool:
-        """Whether it has imported vLLM and made every prompt that it was asked for; asks nobody and waits for nothing. Raises
-        UnknownEngine."""
+    def has_room(self) -> bool:
+        """Whether it has imported vLLM and could begin at once with one more point's prompts; asks nobody and waits for nothing.
+        Raises UnknownEngine."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._note(_unless_refused(self.events.get_nowait()))
-        return self.is_ready and not self.owed
+        return self.is_ready and self.owed < self.makers
 
     def settle(self, timeout_s: float) -> None:
         """Waits until the client has imported vLLM and made the prompts that it was asked for."""
@@ -77,8 +80,8 @@ class BenchClient:
 
     def _note(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
-            self.is_ready = True
-        elif event["event"] in ("prepared", "error"):  # what cannot be prepared fails again, and is recorded, when run
+            self.is_ready, self.makers = True, event["makers"]
+        elif event["event"] == "prepared":
             self.owed -= 1
 
     def run(
@@ -89,14 +92,17 @@ class BenchClient:
         requests: Path | None = None,
         timeout_s: float,
         state: State | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         """Measures one point and returns the summary; what is kept of each request goes to the files `raw` and `requests`, how
-        many are done to `state`. Raises PointFailed, or NotReady after `timeout_s`."""
+        many are done to `state`. `meanwhile` is called again and again. Raises PointFailed, or NotReady after `timeout_s`."""
         deadline = self.watch.deadline(timeout_s)
-        self.settle(timeout_s)
+        while not self.is_ready:
+            self._note(self._next(deadline))
         self._send(do="run", args=list(args), raw=str(raw) if raw else None, requests=str(requests) if requests else None)
         while True:
-            event = self._next(deadline)
+            event = self._next(deadline, meanwhile)
+            self._note(event)
             if event["event"] == "progress" and state:
                 state.requests_done, state.requests_total = event["done"], event["total"]
             if event["event"] == "error":

@@ -30,6 +30,7 @@ from pdslurm.measure.health import HealthPoll
 from pdslurm.measure.journal import Journal
 from pdslurm.measure.meter import Meter
 from pdslurm.measure.progress import Display
+from pdslurm.measure.prompts_ahead import PromptsAhead
 from pdslurm.measure.record import blank_record
 from pdslurm.measure.resume import raw_files, set_broken_aside
 from pdslurm.measure.schedule import Load, Schedule, Turn
@@ -39,6 +40,7 @@ from pdslurm.node.process_logs import log_tail
 from pdslurm.node.processes import Processes
 from pdslurm.plan.deployment import BoundArm, BoundSet, Process
 from pdslurm.plan.tasks import Task, Tasks
+from pdslurm.records.gpu_time import PROMPTS, measuring_s
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RAW_ENDS, RunFolder
 from pdslurm.signals import SignalNote
@@ -57,7 +59,9 @@ class Outcome:
     valid_in_folder: int = 0  # measurements of this run and of earlier ones in its folder that are valid …
     tried_in_folder: int = 0  # … of all that were tried there
     wall_s: float = 0.0
-    measuring_s: float = 0.0
+    loads_s: float = 0.0  # of every load, until its engines were ready
+    ready_s: float = 0.0  # of every load, from ready engines to the end of its last point
+    measuring_s: float = 0.0  # of every point, from its first request to its last answer
 
 
 class Driver:
@@ -83,6 +87,7 @@ class Driver:
         self.meter = Meter(self.config, folder, self.watch)
         self.what_ran = WhatRan(tasks.deployment, folder, self.watch, self.journal)
         self.client: BenchClient | None = None
+        self.last_point = 0.0  # when this load's last point ended, or else its engines were ready
         self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
         self.engines: dict[str, Any] = {}  # which load of a set runs now, as its records have it
 
@@ -150,7 +155,7 @@ class Driver:
 
     def _run_set(self, load: Load) -> None:
         """Loads the instances once, then lets the arms of the set take turns."""
-        began, bound, repeats = time.monotonic(), load.bound, load.repeats
+        began, bound = time.monotonic(), load.bound
         logs = self.folder.path / "logs" / bound.set.name
         self.state.enter("starting")
         self.state.instances = {e.name: "starting" for e in bound.engines}
@@ -159,13 +164,19 @@ class Driver:
         with self.watch.polling(endpoints) as poll:
             for engine in bound.engines:
                 self.processes.start(engine, fresh_log(logs, engine.name))
-            self._start_client(load)
-            self._wait_ready(poll, list(endpoints), "engines", meanwhile=self._prepare_likely(bound, repeats))
+            self.client = self.client or self._new_client()
+            self.ahead = PromptsAhead(self.schedule, load)
+            self.ahead.begin(self.client)
+            self._wait_ready(poll, list(endpoints), "engines", meanwhile=self.ahead.likely(self.client))
             self.state.loaded(time.monotonic() - began)
+            self.outcome.loads_s += self.state.load_s
+            self.last_point = time.monotonic()
             self.engines = {"set": bound.set.name, "start": load.start, "ready_at": _now()}
             self.engines |= {} if load.round is None else {"round": load.round}
-            self.journal.say(f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s")
-            self.meter.resolved = self.what_ran.read(bound)
+            ready = f"{bound.set.name}: {len(endpoints)} instance(s) ready after {self.state.load_s:.0f} s"
+            self.journal.say(ready, set=bound.set.name, start=load.start, load_s=round(self.state.load_s, 3))
+            with self.journal.timed("what the engines resolved"):
+                self.meter.resolved = self.what_ran.read(bound)
             for turn in self.schedule.turns(load):
                 if self.schedule.has_open(turn.arm, turn.repeats, turn.round):
                     self._run_arm(bound, turn, logs)
@@ -179,28 +190,8 @@ class Driver:
             return f", to try its setting in round {load.round + 1}"
         return f", start {load.start + 1} of {starts}" if starts > 1 else ""
 
-    def _start_client(self, load: Load) -> None:
-        """One client for the whole run; while engines load it makes the prompts of the set's points."""
-        if self.client is None:
-            self.client = self._new_client()
-        surely = [repeat for repeat in load.repeats if repeat < self.config.workload.sure_repeats]
-        by_point = {task.point: task for arm in load.bound.arms for task in self.schedule.open_tasks(arm, surely, load.round)}
-        for task in by_point.values():  # every arm sends the same prompts
-            self.client.prepare(task.args)
-
     def _new_client(self) -> BenchClient:
         return BenchClient(self.watch, self.tasks.deployment.client, fresh_log(self.folder.path / "logs", "client"))
-
-    def _prepare_likely(self, bound: BoundSet, repeats: tuple[int, ...]) -> Callable[[], None]:
-        """Has the client make the prompts of one likely point of a search after the other, whenever it is idle: when engines are
-        ready at most one of them is waited for."""
-        likely = self.schedule.likely_tasks(bound, repeats)
-
-        def one_more() -> None:
-            if self.client and self.client.is_idle() and (task := next(likely, None)):
-                self.client.prepare(task.args)
-
-        return one_more
 
     def _run_arm(self, bound: BoundSet, turn: Turn, logs: Path) -> None:
         """Router up, warm-up, points, router down. The engines stay."""
@@ -210,21 +201,26 @@ class Driver:
         urls = {r.name: r.url for r in arm.routers if r.url}
         engines = [e for e in bound.engines if e.name in arm.engine_roles]
         with self.watch.polling(urls) as poll:
-            for router in arm.routers:
-                self.processes.start(router, fresh_log(logs, f"{arm.arm.name}-{router.name}"))
-            if urls:
-                self._wait_ready(poll, list(urls), "the router")
+            with self.journal.timed("router start"):
+                for router in arm.routers:
+                    self.processes.start(router, fresh_log(logs, f"{arm.arm.name}-{router.name}"))
+                if urls:
+                    self._wait_ready(poll, list(urls), "the router")
             self.state.enter("warming up", arm.arm.name)
-            self._warm(bound, turn, engines)
+            with self.journal.timed("warm-up"):
+                self._warm(bound, turn, engines)
             for reason in mismatches(self.meter.transports(arm), self.config.cluster.network.transport.value):
                 self.journal.say(f"{arm.arm.name}: its points will be INVALID: {reason}")
-            self.client.settle(self.config.limits.point_s)
+            with self.journal.timed(PROMPTS):
+                self.ahead.settle(self.client, self.config.limits.point_s)
             if turn.is_first and arm.arm.topology.prefill:
-                self._ask_for_text(arm, engines)
+                with self.journal.timed("text check"):
+                    self._ask_for_text(arm, engines)
             self.journal.event("arm ready", arm=arm.arm.name)
             for task in self.schedule.open_tasks(arm, turn.repeats, turn.round):
                 self._run_task(task, engines)
-        self.processes.stop([r for r in self.processes.running if r.process.kind == "router"])
+        with self.journal.timed("router stop"):
+            self.processes.stop([r for r in self.processes.running if r.process.kind == "router"])
 
     def _warm(self, bound: BoundSet, turn: Turn, engines: Sequence[Process]) -> None:
         """Every pair of a prefill and a decode rank of each group, one request through the router, then the plan's warm-up, which
@@ -277,7 +273,8 @@ class Driver:
         record = blank_record(self.folder, self.config, versions, task, started_at, self.warm_up, engines=self.engines)
         try:
             assert self.client
-            record = self.meter.measure(self.client, record, task, engines)
+            meanwhile = self.ahead.during(self.client, task)
+            record = self.meter.measure(self.client, record, task, engines, meanwhile=meanwhile)
         except (AllocationEnding, Interrupted, LimitReached):
             raise
         except PdslurmError as caught:
@@ -302,7 +299,9 @@ class Driver:
         o.measured += record.status == "done"
         o.failed += record.status == "failed"
         o.invalid += record.status == "done" and not record.valid
-        o.measuring_s += record.metrics.get("duration_s") or 0.0
+        o.measuring_s += measuring_s(record)
+        now = time.monotonic()
+        o.ready_s, self.last_point = o.ready_s + now - self.last_point, now
         done = f"{s.points_done}/{s.points_total} {record.arm} {record.point['id']}"
         if record.status == "failed":
             self.journal.say(f"{done}: FAILED: {main_line(record.error or 'unknown')}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pdslurm.measure.progress import Display
-
-EVENTS = "events.jsonl"
+from pdslurm.records.gpu_time import EVENTS, WORK
 
 
 class Journal:
@@ -21,9 +22,17 @@ class Journal:
         self.display, self.folder = display, folder
         self._end_cut_line()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, **more: Any) -> None:
+        """A line on the display; the event has `more` beside it."""
         self.display.line(text)
-        self.event(text, said=True)
+        self.event(text, said=True, **more)
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Notes how long a piece of work took that keeps ready engines from being measured."""
+        began = time.monotonic()
+        yield
+        self.event(WORK, on=what, seconds=round(time.monotonic() - began, 3))
 
     def event(self, what: str, **more: Any) -> None:
         """One line in events.jsonl. A full disk must not keep a run from stopping its engines: records report it, this does not."""

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -44,17 +44,27 @@ class Meter:
         self.text: dict[str, Mapping[str, Any]] = {}  # by arm: what pdslurm/measure/text_check.py found after this load
         self.resolved: Mapping[str, Mapping[str, str]] = {}  # engine → what it resolved, of the set that is loaded
 
-    def measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
-        """`record` with what came out. Raises PointFailed when the client could not measure, NotReady after limits.point_s, and
-        PdslurmError alone: a point always leaves a record."""
+    def measure(
+        self,
+        client: BenchClient,
+        record: Measurement,
+        task: Task,
+        engines: Sequence[Process],
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Measurement:
+        """`record` with what came out; `meanwhile` is called again and again. Raises PointFailed when the client could not measure,
+        NotReady after limits.point_s, and PdslurmError alone: a point always leaves a record."""
         try:
-            return self._measure(client, record, task, engines)
+            return self._measure(client, record, task, engines, meanwhile)
         except PdslurmError:
             raise
         except Exception as error:
             raise PointFailed(f"pdslurm could not measure this point\n{traceback.format_exc()}") from error
 
-    def _measure(self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process]) -> Measurement:
+    def _measure(
+        self, client: BenchClient, record: Measurement, task: Task, engines: Sequence[Process], meanwhile: Callable[[], None]
+    ) -> Measurement:
         arm, deadline = task.arm, self.watch.deadline(self.config.limits.point_s)
         scraped = [*engines, *arm.routers]
         states = self._gpu_states(engines)
@@ -66,6 +76,7 @@ class Meter:
                 requests=self.folder.beside_raw(record, "requests"),
                 timeout_s=deadline.left_s,
                 state=self.watch.state,
+                meanwhile=meanwhile,
             )
         counted = self._counted(before, scraped, arm, result.get("completed") or 0, point=deadline)
         itls = result.pop("itl_histogram", {})

@@ -19,7 +19,7 @@ from pdslurm.plan.points import Point, RateSweep, rate_sweeps, saturated_points
 from pdslurm.plan.rate_sweep import Known, highest_met, likely_rates, middle, next_rate
 from pdslurm.plan.tasks import Task, Tasks
 from pdslurm.records.good_requests import read_columns, slo_ratio
-from pdslurm.records.measurement import Measurement, is_overloaded, is_trial, is_unsteady
+from pdslurm.records.measurement import TUNING, Measurement, is_overloaded, is_trial, is_unsteady
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.split_ratio import SATURATED, Answers, Limits, served, suggested_prefill
 from pdslurm.records.t_interval import relative_half_width
@@ -211,6 +211,19 @@ class Schedule:
         for _, _, _, point in sorted(candidates, key=lambda each: each[:3]):
             if arm := next((arm for arm in bound.arms if self._is_open(arm, point)), None):
                 yield self._task(arm, point)
+
+    def may_follow(self, task: Task, repeats: Sequence[int]) -> Iterator[Task]:
+        """Of a search: what its arm measures right after `task` if that meets the SLO, if it misses it, and if it is invalid."""
+        if not self.is_searching or {SATURATED, TUNING} & set(task.point.sweeps):
+            return
+        arm, which = task.arm, (task.arm.arm.name, task.point.id)
+        for met in (True, False):
+            known, self.meets_slo = self.meets_slo, {**self.meets_slo, which: met}
+            following = next(self.open_tasks(arm, repeats), None)
+            self.meets_slo = known
+            if following:
+                yield following
+        yield self.tasks.again(self.tasks.of(arm, task.point), self.folder.tries(*which, task.key) + 1)
 
     def _best_met(self) -> dict[RateSweep, int]:
         """The number of the highest rate at which any arm met the SLO in any repeat; -1 where none did."""

@@ -17,6 +17,7 @@ from pdslurm.plan.environment import passed_on
 from pdslurm.plan.mounts import mount_of
 from pdslurm.records.measurement import content_key
 
+COMPILE_CACHES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
 CODE = Path(__file__).parents[1]  # node/guard.py and bench/ run inside, too
 
 
@@ -30,7 +31,7 @@ class EngineEnv:
     devices: containers.Devices = field(default_factory=containers.Devices)
     image_id: str | None = None
     srun: tuple[str, ...] = ()  # the site's own options
-    variables: Mapping[str, str] = field(default_factory=dict)  # of every process in a container: where the hub's cache is
+    variables: Mapping[str, str] = field(default_factory=dict)  # of every process in a container: where caches are
 
     @property
     def is_bare(self) -> bool:
@@ -98,14 +99,29 @@ def prepare(config: Config, folder: Path, *, node: str) -> EngineEnv:
         folders += [] if covered(cache, runtime) else cache.folders
     if config.workload.dataset_path:
         folders.append(Path(config.workload.dataset_path).absolute())
+    compiled = compile_caches(config, node)
+    folders += compiled.folders
     mounts = (*map(str, folders), f"{CODE}:{CODE}:ro")
     started, srun = replace(runtime, image=image.start), tuple(config.cluster.slurm.srun)
-    env = EngineEnv(started, run, mounts, containers.find_devices(runtime), image.id, srun, cache.env)
+    env = EngineEnv(started, run, mounts, containers.find_devices(runtime), image.id, srun, {**cache.env, **compiled.env})
     try:
         env.remove_containers()
     except CleanUpFailed as error:  # of an earlier launch: this one has started nothing yet
         raise PreflightError([f"{node}: {line}" for line in error.left]) from error
     return env
+
+
+def compile_caches(config: Config, node: str) -> HubCache:
+    """A folder in run_root, for each node its own, where a container's engines keep what they compile: with the container it would
+    be gone, and every load would compile anew. Nothing where the configuration names one. Raises PreflightError."""
+    if any(name in {**config.cluster.env, **config.runtime.env} for name in COMPILE_CACHES):
+        return HubCache()
+    root = Path(config.run_root).absolute() / "cache" / "compiled" / node
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError([f"{node}: {root} cannot be made for what engines compile ({error.strerror})"]) from error
+    return HubCache((root,), {name: str(root / below) for name, below in COMPILE_CACHES.items()})
 
 
 def covered(cache: HubCache, runtime: Runtime) -> bool:

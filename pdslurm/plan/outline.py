@@ -11,6 +11,7 @@ from pdslurm.plan.deployment import Deployment, bind
 from pdslurm.plan.endpoints import attached_deployment
 from pdslurm.plan.fairness import Compared, compare
 from pdslurm.plan.plan import Plan, build_plan
+from pdslurm.records.earlier_runs import NO_RUNS, EarlierRuns
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Outline:
         return self.deployment.plan
 
 
-def make_outline(config: Config) -> Outline:
-    """Checks the configuration, plans it and compares its arms. Raises ConfigError."""
-    plan = build_plan(config)
+def make_outline(config: Config, earlier: EarlierRuns = NO_RUNS) -> Outline:
+    """Checks the configuration, plans it and compares its arms; `earlier` runs are for the estimates. Raises ConfigError."""
+    plan = build_plan(config, earlier)
     deployment = attached_deployment(plan) if config.attach else bind(plan)
     return Outline(deployment, compare(deployment))

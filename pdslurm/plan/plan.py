@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pdslurm.config import Config, Interleave, KvRole, Topology, Workload
+from pdslurm.config import Config, Interleave, KvRole, Topology, Workload, arms_of
 from pdslurm.plan.checks.configuration import check
-from pdslurm.plan.model import ModelShape, model_shape
+from pdslurm.plan.estimate import ARM_S, Estimator, arm_shape, measured_share
 from pdslurm.plan.placement import Instance, place
-from pdslurm.plan.points import Point, points_of, ramp_requests, rate_sweeps, saturated_points, typical_lengths, warm_ups
+from pdslurm.plan.points import Point, points_of, rate_sweeps, saturated_points, warm_ups
 from pdslurm.plan.rate_sweep import expected_points
 from pdslurm.plan.tuning import Setting, Variant, is_tuned, rounds, trial_points, variant_name, variants
+from pdslurm.records.earlier_runs import NO_RUNS, EarlierRuns
 
 LIKELY_COMPARED = 1.5  # settings of a kind that are compared in the end: one, or two
 WARM_AGAIN = 8  # warm-up prompts for each instance of the largest arm when a router is started again over engines that are warm
@@ -57,6 +58,7 @@ class Plan:
     sets: tuple[InstanceSet, ...]
     points: tuple[Point, ...]  # the same for every arm, in order; those that workload.until adds only where they turn out necessary
     trials: tuple[Point, ...] = ()  # what a setting of an arm may be tried with before; Point.repeat is the round
+    estimate_from: str = ""  # what the estimates stand on, in words
 
     @property
     def sure_points(self) -> tuple[Point, ...]:
@@ -78,11 +80,12 @@ class Plan:
         return self.estimate_s / 3600 * self.gpus
 
 
-def build_plan(config: Config) -> Plan:
-    """Checks the configuration and decides everything that does not depend on hosts. Raises ConfigError."""
+def build_plan(config: Config, earlier: EarlierRuns = NO_RUNS) -> Plan:
+    """Checks the configuration and decides everything that does not depend on hosts; on `earlier` runs only its estimates do.
+    Raises ConfigError."""
     check(config)
     arms, todo = variants(config), points_of(config.workload, config.seed, share=config.slo.share)
-    shape = model_shape(config.model)
+    estimate, shapes = Estimator(config, earlier), []
     shared: dict[object, list[tuple[str, Variant, tuple[Instance, ...]]]] = {}
     for name, variant in arms.items():
         instances = place(variant.topology, config.cluster)
@@ -99,17 +102,22 @@ def build_plan(config: Config) -> Plan:
         shared_name = variant_name("shared-" + "-".join(arm.base for arm in planned), planned[0].setting)
         name = members[0][0] if len(members) == 1 else shared_name
         sure = sure_points(config.workload, todo)
-        measure = sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in sure)
+        parts = [measured_share(arm.topology, arms_of(config).values(), config.workload.search) for arm in planned]
+        each = list(zip(planned, parts, strict=True))
+        measure = sum(part * estimate.point_s(p, arm.roles, instances) for arm, part in each for p in sure)
         warm = 0.0
         for repeat, whole in _turns(config.workload, len(planned)):
             loads = _warm_up(config.workload, todo, most, repeat, whole=whole)
-            warm += sum(estimate_point_s(p, arm, instances, config, shape) for arm in planned for p in loads)
-        load_s = config.workload.starts * config.cluster.load_s
+            warm += sum(part * (ARM_S + sum(estimate.warm_up_s(p, arm.roles, instances) for p in loads)) for arm, part in each)
+        of_arms = [arm_shape(arm.roles, instances) for arm in planned]
+        shapes += of_arms
+        load_s = config.workload.starts * estimate.load_s(of_arms[0])
         sets.append(InstanceSet(name, instances, planned, load_s, measure, warm))
-    if is_tuned(config):
-        sets = [_tuned_cost(each, config) for each in sets]
+        if is_tuned(config):
+            sets[-1] = _tuned_cost(sets[-1], config)
     nodes = max(variant.topology.nodes for variant in arms.values())
-    return Plan(config.name, config, nodes, nodes * config.cluster.gpus_per_node, tuple(sets), todo, trial_points(config))
+    gpus, source = nodes * config.cluster.gpus_per_node, estimate.source(shapes)
+    return Plan(config.name, config, nodes, gpus, tuple(sets), todo, trial_points(config), source)
 
 
 def _tuned_cost(each: InstanceSet, config: Config) -> InstanceSet:
@@ -122,7 +130,7 @@ def _tuned_cost(each: InstanceSet, config: Config) -> InstanceSet:
     starts = config.workload.starts
     return replace(
         each,
-        load_s=(compared * starts + loads) * config.cluster.load_s,
+        load_s=(compared + loads / starts) * each.load_s,
         measure_s=compared * each.measure_s + trial_s,
         warm_s=(compared + loads / starts) * each.warm_s,
     )
@@ -164,24 +172,3 @@ def _sharing_key(name: str, topology: Topology, instances: tuple[Instance, ...],
         return name
     neutral = tuple(replace(i, role="any") for i in instances)
     return neutral, topology.kv.connector, repr(topology.kv.extra_config), topology.expert_parallel
-
-
-def estimate_point_s(point: Point, arm: Arm, instances: tuple[Instance, ...], config: Config, shape: ModelShape | None) -> float:
-    """A rough time for one point, for the plan's cost: its fixed time; or arrivals (a trace's are unknown), or prefill at 10 % of
-    peak, plus decode steps of `cluster.step_ms` for 256 requests an instance at a time. Good to a factor of about 3; `predict` is
-    the real model. Without sizes: 7 B parameters."""
-    roles = list(zip(instances, arm.roles, strict=True))
-    prefill_gpus = sum(i.gpu_count for i, role in roles if role != "decode")
-    decoders = sum(i.data_parallel for i, role in roles if role != "prefill")
-    active = shape.active_parameters if shape else 7e9
-    input_len, output_len = typical_lengths(point)
-    prefill_s = 2 * active * input_len * point.num_prompts / (prefill_gpus * config.cluster.gpu_tflops * 1e12 * 0.1)
-    in_flight = min(point.num_prompts, point.max_concurrency or point.num_prompts)
-    batches = max(-(-in_flight // (decoders * 256)), 1) * point.num_prompts / in_flight
-    decode_s = output_len * config.cluster.step_ms / 1000
-    if point.duration_s:  # what is in flight then is waited for
-        return point.duration_s + decode_s + 1.0
-    arrivals_s = point.num_prompts / point.request_rate if point.request_rate else 0.0
-    if point.paced and (ramp := config.workload.ramp_up):
-        arrivals_s = point.num_prompts / ramp_requests(ramp, 1.0)
-    return max(arrivals_s, prefill_s) + batches * decode_s + 1.0

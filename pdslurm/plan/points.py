@@ -69,14 +69,15 @@ def point_json(point: Point) -> dict[str, Any]:
 
 
 def warm_ups(points: Sequence[Point], repeat: int, num_prompts: int) -> tuple[Point, ...]:
-    """What warms every arm up before its points of a repeat: about `num_prompts` requests, equally many of each pair of lengths and
-    each mix that the points have, one such load after the other. They depend on the points alone: every arm gets the same."""
+    """What warms every arm up before its points of a repeat: about `num_prompts` requests, equally many of each input length with
+    its longest answer, which passes through the lengths of all shorter ones, and of each mix; one such load after the other. They
+    depend on the points alone: every arm gets the same."""
     kinds: dict[object, Point] = {}
     for point in points:
         if point.repeat == repeat and SATURATED not in point.sweeps:  # those have one token for an answer, or lengths of the others
-            known = kinds.setdefault((point.input_len, point.output_len, point.mix), point)
-            if _most_in_flight(point) > _most_in_flight(known):
-                kinds[point.input_len, point.output_len, point.mix] = point
+            known = kinds.setdefault((point.input_len, point.mix), point)
+            if (point.output_len, _most_in_flight(point)) > (known.output_len, _most_in_flight(known)):
+                kinds[point.input_len, point.mix] = point
     each = -(-num_prompts // max(len(kinds), 1))
     ordered = sorted(kinds.values(), key=lambda p: (p.input_len, p.output_len, p.mix))
     return tuple(point.warm_up(each) for point in ordered if each)

@@ -58,7 +58,7 @@ def plan_json(deployment: Deployment, compared: Sequence[Compared]) -> dict[str,
         "cluster": plan.config.cluster.name,
         "model": plan.config.model.name,
         "sets": [{"name": s.set.name, "arms": [a.arm.name for a in s.arms], "gpus": s.set.gpu_count} for s in deployment.sets],
-        "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2)},
+        "estimate": {"seconds": round(plan.estimate_s), "gpu_hours": round(plan.estimate_gpu_hours, 2), "from": plan.estimate_from},
         "power": power_json(power_of(plan.config)),
         "cautions": list(_cautions(plan.config)),
         "not_checked": list(unchecked(plan.config)),
@@ -173,7 +173,9 @@ def opening(outline: Outline) -> str:
     """What a run says first: the summary, what its arms differ in, and what limits its answer."""
     differing = fairness_lines(outline.compared, stale(outline.deployment, outline.compared))
     cautions = (f"caution: {text}" for text in _cautions(outline.plan.config))
-    return "\n".join([summary(outline.plan), *differing, *cautions])
+    plan = outline.plan
+    estimate = [] if plan.config.attach else [f"estimate: {plan.estimate_from}"]
+    return "\n".join([summary(plan), *estimate, *differing, *cautions])
 
 
 def _cautions(config: Config) -> Iterator[str]:

@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pdslurm.bench import client as bench_client
@@ -75,7 +77,8 @@ def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: 
     assert set(result) == {
         "completed", "total_output_tokens", "duration", "samples", "arrivals", "ignore_eos", "mean_ttft_ms", "mean_e2el_ms",
         "mean_itl_ms", "request_throughput", "output_throughput", "total_token_throughput",
-        "total_input_tokens", "client_wall_s", "client_cpu_s", "first_error", "asked", "prompts_again", "ordered_output_tokens",
+        "total_input_tokens", "client_wall_s", "client_cpu_s", "prompts_s", "first_error", "asked", "prompts_again",
+        "ordered_output_tokens",
         "itl_histogram", *CLIENT_FACTS,
     }  # fmt: skip
     assert result["first_error"] == "boom"
@@ -191,8 +194,8 @@ def test_the_client_needs_nothing_but_its_neighbours() -> None:
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code, SCRIPT], capture_output=True, text=True, check=True).stdout
     modules, *path = said.splitlines()
     assert modules.split() == [
-        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.request_trace", "pdslurm.bench.result_files",
-        "pdslurm.bench.seams",
+        "pdslurm", "pdslurm.bench", "pdslurm.bench.extra_loads", "pdslurm.bench.prompt_maker", "pdslurm.bench.request_trace",
+        "pdslurm.bench.result_files", "pdslurm.bench.seams",
         "pdslurm.errors", "pdslurm.records", "pdslurm.records.measurement", "pdslurm.records.whole_file",
     ]  # fmt: skip
     assert not set(map(str, SCRIPT.parents)) & set(path)
@@ -295,3 +298,73 @@ def test_a_client_that_hangs_meets_the_deadline_and_can_be_stopped(start: Callab
     began = time.monotonic()
     client.stop()
     assert time.monotonic() - began < 0.9
+
+
+# --- prompts made beside
+
+
+def makers(client: BenchClient) -> list[psutil.Process]:
+    return psutil.Process(client.running.popen.pid).children()
+
+
+def test_prompts_made_beside_are_those_that_the_client_makes(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.prepare(ARGS)
+    client.settle(20.0)
+    beside, alone = measure(client)[0], measure(client, "--label", "asked for by nobody")[0]
+    assert (beside["samples"], beside["arrivals"]) == (alone["samples"], alone["arrivals"])
+    assert client.running.log.read_text().count("making samples") == 2
+
+
+def test_another_arm_s_address_needs_no_other_prompts(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.prepare(ARGS)
+    client.prepare(["http://b" if word == "http://a" else word for word in ARGS])
+    client.settle(20.0)
+    measure(client)
+    assert client.running.log.read_text().count("making samples") == 1
+
+
+def test_prompts_are_made_while_a_point_is_measured_with_the_lowest_priority(
+    start: Callable[[], BenchClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "client"
+    monkeypatch.setenv("STAND_INS", str(tmp_path))
+    client = start()
+    told.write_text("hang")
+    made: list[float] = []
+
+    def meanwhile() -> None:
+        if not made:
+            client.prepare([*ARGS, "--label", "the next point"])
+            made.append(time.monotonic())
+        elif not client.owed:
+            told.write_text("")
+
+    client.settle(20.0)
+    assert client.run(ARGS, None, timeout_s=20.0, meanwhile=meanwhile)["completed"] == 3
+    measure(client, "--label", "the next point")
+    assert client.running.log.read_text().count("making samples") == 2
+    assert 19 in {process.nice() for process in makers(client)}
+    assert os.SCHED_IDLE in {os.sched_getscheduler(process.pid) for process in makers(client)}
+
+
+def test_where_whoever_makes_prompts_was_killed_the_client_makes_them(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.settle(20.0)
+    for process in makers(client):
+        process.kill()
+    for n in range(5):
+        client.prepare([*ARGS, "--label", str(n)])
+    client.settle(20.0)
+    assert measure(client)[0]["completed"] == 3
+    assert measure(client, "--label", "3")[0]["completed"] == 3
+
+
+def test_the_processes_end_with_the_client(start: Callable[[], BenchClient]) -> None:
+    client = start()
+    client.settle(20.0)
+    beside = makers(client)
+    assert len(beside) == client.makers >= 1
+    client.running.popen.kill()
+    assert psutil.wait_procs(beside, timeout=5)[1] == []

@@ -37,6 +37,7 @@ from pdslurm.node.processes import LocalProcesses
 from pdslurm.plan.fairness import compare
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
+from pdslurm.records.gpu_time import loads_of, set_times
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.signals import SignalNote
 from pdslurm.validity.text import text
@@ -122,6 +123,42 @@ def test_a_run_and_its_rerun(driver: Make) -> None:
     assert logs(again) == logs(first), "nothing was started"
 
 
+def test_a_resumed_run_loads_only_sets_with_something_open_each_once(driver: Make) -> None:
+    """Two sets in two starts; one point of one set's second start is lost."""
+    arms = {"pair": c.Topology(nodes=2, route=2, tensor_parallel=1), "one": c.Topology(nodes=1, route=1, tensor_parallel=1)}
+    changes = {"arms": arms, "workload.starts": 2, "workload.sweeps": {"all": c.Sweep([64, 128], [32])}}
+    first = driver(changes)
+    first.run()
+    loads = [load.bound.set.name for load in first.schedule.loads()]
+    assert started(first) == loads
+    assert sorted(loads) == ["one", "one", "pair", "pair"], "a start is a load of its own, also after one of the same set"
+    (lost,) = (r for r in first.folder.records() if (r.arm, r.point["start"], r.point["input_len"]) == ("pair", 1, 128))
+    first.folder.record_path(lost.arm, lost.point["id"], lost.key).unlink()
+    again = driver(changes)
+    assert again.run().measured == 1
+    assert started(again) == [*loads, "pair"]
+    assert driver(changes).run().measured == 0
+    assert started(again) == [*loads, "pair"], "nothing was loaded where nothing was open"
+    assert [(each.set, each.loads) for each in set_times(loads_of(again.folder))] == [
+        (name, [*loads, "pair"].count(name)) for name in dict.fromkeys(loads)
+    ]
+
+
+def started(made: Driver) -> list[str]:
+    """The sets that were loaded, in order."""
+    return [event.partition(": starting ")[0] for event in events(made) if ": starting " in event]
+
+
+def test_a_run_says_what_its_time_went_to(driver: Make) -> None:
+    made = driver()
+    outcome = made.run()
+    (each,) = set_times(loads_of(made.folder))
+    assert each.load_s == pytest.approx(outcome.loads_s, abs=0.01)
+    assert each.ready_s == pytest.approx(outcome.ready_s, abs=0.1)
+    assert each.measuring_s == pytest.approx(outcome.measuring_s)
+    assert {"warm-up", "router start", "counters"} <= each.rest.keys()
+
+
 def test_every_start_loads_the_engines_again_and_its_records_say_so(driver: Make) -> None:
     made = driver({"workload.starts": 2, "workload.repeats": 2, "workload.sweeps": {"all": c.Sweep([64], [32])}})
     outcome = made.run()
@@ -205,7 +242,7 @@ def test_a_rerun_measures_invalid_points_again_and_keeps_both(
 ) -> None:
     monkeypatch.setenv("STAND_INS", str(tmp_path))
     (tmp_path / "client").write_text("lose:128")
-    assert vars(driver().run()) | {"wall_s": 0, "measuring_s": 0} == vars(
+    assert vars(driver().run()) | {"wall_s": 0, "loads_s": 0, "ready_s": 0, "measuring_s": 0} == vars(
         Outcome(measured=3, invalid=1, valid_in_folder=2, tried_in_folder=3)
     )
     (tmp_path / "client").unlink()

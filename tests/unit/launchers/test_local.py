@@ -259,10 +259,12 @@ def test_the_driver_takes_note_and_is_in_a_hurry_at_the_second_signal() -> None:
 @pytest.mark.parametrize(
     ("outcome", "line"),
     [
-        (Outcome(measured=20, wall_s=100.0, measuring_s=60.0),
-         "20 points measured in 100 s, 60% of it measuring; results in runs/x"),
-        (Outcome(measured=3, skipped=2, failed=1, invalid=1, wall_s=10.0, measuring_s=1.0),
-         "3 points measured, 2 done before, 1 FAILED, 1 INVALID in 10 s, 10% of it measuring; results in runs/x"),
+        (Outcome(measured=20, wall_s=100.0, loads_s=20.0, ready_s=75.0, measuring_s=60.0),
+         "20 points measured in 100 s, 80% of the time from engines ready to the last point measuring; loads took 20 s; "
+         "results in runs/x"),
+        (Outcome(measured=3, skipped=2, failed=1, invalid=1, wall_s=10.0, loads_s=1200.0, ready_s=10.0, measuring_s=1.0),
+         "3 points measured, 2 done before, 1 FAILED, 1 INVALID in 10 s, 10% of the time from engines ready to the last point "
+         "measuring; loads took 20 min; results in runs/x"),
         (Outcome(skipped=20), "0 points measured, 20 done before in 0 s; results in runs/x"),
     ],
 )  # fmt: skip

@@ -14,11 +14,12 @@ from pdslurm import config as c
 from pdslurm.launchers import run
 from pdslurm.launchers.run import write_nodes, write_provenance, write_session
 from pdslurm.launchers.slurm_wait import Events
-from pdslurm.measure.journal import EVENTS, Journal
+from pdslurm.measure.journal import Journal
 from pdslurm.measure.progress import Display, State
 from pdslurm.plan.deployment import Host
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
+from pdslurm.records.gpu_time import EVENTS
 from pdslurm.records.run_folder import RunFolder
 
 

@@ -14,6 +14,7 @@ from pdslurm import config as c
 from pdslurm.errors import ResultsError
 from pdslurm.measure.schedule import Schedule
 from pdslurm.plan.deployment import BoundArm, BoundSet
+from pdslurm.plan.estimate import measured_share
 from pdslurm.plan.points import Point, point_json
 from pdslurm.plan.splits import with_splits
 from pdslurm.records.measurement import REQUEST_COLUMNS, Check, Measurement
@@ -495,10 +496,40 @@ def test_prompts_are_made_ahead_for_the_rates_around_an_arm_s_highest(schedule: 
     assert not list(likely_points(schedule({"workload.repeats": 3}), first, (0,)))
 
 
+def test_prompts_are_made_for_what_may_follow_a_point(schedule: Callable[..., Schedule]) -> None:
+    made = searching(schedule)
+    arm = made.tasks.deployment.sets[0].arms[0]
+    tasks = made.open_tasks(arm, (0,))
+    while (task := next(tasks)).point.request_rate is None:
+        answered(made, arm, task.point, 400.0, 50.0, tpot_ms=40.0)
+    assert task.point.request_rate == 8.0
+    known = dict(made.meets_slo)
+    met, missed, again = made.may_follow(task, (0,))
+    assert (met.point.request_rate, missed.point.request_rate, again.point.request_rate) == (16.0, 4.0, 8.0)
+    assert again.point.seed != task.point.seed, "as it is sent should it be invalid"
+    assert made.meets_slo == known, "nothing was learned"
+    answered(made, arm, task.point, 8.0, 50.0)
+    assert next(tasks).point == met.point
+    assert not list(schedule({"workload.repeats": 3}).may_follow(task, (0,))), "nothing is searched"
+
+
 def test_what_a_plan_with_a_search_costs_is_what_a_search_takes(schedule: Callable[..., Schedule]) -> None:
     made = in_starts(schedule, 3, neighbours=1, highest=1024.0, fine=4, beside=1, cover=4.0)
     done = sweep_all(made, dict.fromkeys(("route_4", "pd_1p3d", "pd_2p2d", "pd_3p1d"), 60.0))
     plan = made.tasks.deployment.plan
     assert len(plan.points) == 3 + 3 * 41
     mine = sum(arm == "route_4" for arm, _, _ in done)
-    assert mine / 2 <= len(plan.sure_points) <= 2 * mine
+    assert mine / 1.5 <= len(plan.sure_points) <= 1.5 * mine
+    topologies = [arm.arm.topology for arm in made.arms]
+    arms = sum(measured_share(topology, topologies, made.workload.search) for topology in topologies)
+    assert len(done) / 1.5 <= arms * len(plan.sure_points) <= 1.5 * len(done)
+
+
+@pytest.mark.parametrize(
+    ("arms", "reach", "shares"),
+    [(3, 1, {0: 1.0, 1: 7 / 9, 3: 7 / 9}), (7, 1, {0: 1.0, 4: 19 / 49}), (7, 0, {4: 1 / 7}), (3, None, {0: 1.0, 2: 1.0})],
+)
+def test_of_the_ratios_those_near_the_suggested_one_cost(arms: int, reach: int | None, shares: dict[int, float]) -> None:
+    topologies = [c.Topology(nodes=8, route=1 if p else 8, prefill=p) for p in range(arms + 1)]
+    search = c.Search(lowest=1.0, neighbours=reach)
+    assert {p: measured_share(topologies[p], topologies, search) for p in shares} == pytest.approx(shares)

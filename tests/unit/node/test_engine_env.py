@@ -11,7 +11,7 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import PreflightError
 from pdslurm.node import engine_env
-from pdslurm.node.engine_env import EngineEnv, prepare
+from pdslurm.node.engine_env import COMPILE_CACHES, EngineEnv, prepare
 from pdslurm.node.images import Image
 
 MakeConfig = Callable[..., c.Config]
@@ -26,6 +26,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.delenv(name, raising=False)
     for name, value in {**SECRETS, "HOME": str(tmp_path), "SLURMD_NODENAME": "n1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine_env, "ensure_image", lambda *_, **__: Image("/i", "id"))
     monkeypatch.setattr(EngineEnv, "remove_containers", lambda _: ())
     return tmp_path
@@ -79,7 +80,7 @@ def test_the_hub_s_cache_is_mounted_where_the_node_has_it(
     config = make_config({"runtime": runtime("docker", env={name: value.format(node) for name, value in own.items()})})
     env = prepare(config, node / "run", node="n1")
     outer = [str(f) for f in folders.values() if not any(f != other and f.is_relative_to(other) for other in folders.values())]
-    assert list(env.mounts[1:-1]) == outer
+    assert list(env.mounts[1:-2]) == outer
     _, whole = env.command(["vllm"], config.runtime.env, name="x")
     assert {name: whole[name] for name in folders} == {name: str(folder) for name, folder in folders.items()}
 
@@ -87,7 +88,7 @@ def test_the_hub_s_cache_is_mounted_where_the_node_has_it(
 def test_a_model_s_folder_needs_no_cache(node: Path, make_config: MakeConfig) -> None:
     (node / "model").mkdir()
     env = prepare(make_config({"runtime": runtime("docker"), "model.path": str(node / "model")}), node / "run", node="n1")
-    assert (env.mounts[1:-1], env.variables) == ((str(node / "model"),), {})
+    assert (env.mounts[1:-2], env.variables.keys()) == ((str(node / "model"),), COMPILE_CACHES.keys())
 
 
 def test_a_cache_that_is_not_there_is_told(node: Path, make_config: MakeConfig) -> None:
@@ -95,5 +96,36 @@ def test_a_cache_that_is_not_there_is_told(node: Path, make_config: MakeConfig) 
     with pytest.raises(PreflightError, match=f"the hub's cache {node}/.cache/huggingface is no folder on this node; make it, or"):
         prepare(config, node / "run", node="n1")
     config = make_config({"runtime": runtime("docker", env={"HF_HOME": "/inside/hf"}, mounts=["/data:/inside"])})
-    assert prepare(config, node / "run", node="n1").variables == {"HF_HOME": "/inside/hf"}, "runtime.mounts brings it already"
+    assert prepare(config, node / "run", node="n1").variables["HF_HOME"] == "/inside/hf", "runtime.mounts brings it already"
     assert prepare(make_config(), node / "run", node="n1").is_bare, "its own libraries make the folder"
+
+
+def test_what_engines_compile_outlives_their_containers(node: Path, make_config: MakeConfig) -> None:
+    (node / "model").mkdir()
+    changes = {"runtime": runtime("docker"), "model.path": str(node / "model"), "run_root": str(node / "runs")}
+    kept = node / "runs" / "cache" / "compiled" / "n1"
+    env = prepare(make_config(changes), node / "run", node="n1")
+    _, whole = env.command(["vllm"], {}, name="x")
+    assert (kept.stat().st_mode & 0o777, str(kept) in env.mounts) == (0o700, True)
+    assert {name: whole[name] for name in COMPILE_CACHES} == {
+        "VLLM_CACHE_ROOT": str(kept / "vllm"),
+        "TRITON_CACHE_DIR": str(kept / "triton"),
+    }
+    again = prepare(make_config(changes), node / "run2", node="n1")
+    assert again.variables == env.variables, "the next run finds it"
+
+
+def test_a_compile_cache_of_the_configuration_s_own_is_left_alone(node: Path, make_config: MakeConfig) -> None:
+    (node / "model").mkdir()
+    own = {"runtime": runtime("docker", env={"VLLM_CACHE_ROOT": "/inside"}), "model.path": str(node / "model")}
+    assert prepare(make_config(own), node / "run", node="n1").variables == {}
+    assert prepare(make_config({"runtime": runtime("bare")}), node / "run", node="n1").variables == {}, "the user's own is kept"
+    assert not (node / "runs").exists()
+
+
+def test_a_folder_for_compiled_code_that_cannot_be_made_is_told(node: Path, make_config: MakeConfig) -> None:
+    (node / "model").mkdir()
+    (node / "runs").write_text("")
+    changes = {"runtime": runtime("docker"), "model.path": str(node / "model"), "run_root": str(node / "runs")}
+    with pytest.raises(PreflightError, match=r"n1: .*/runs/cache/compiled/n1 cannot be made for what engines compile"):
+        prepare(make_config(changes), node / "run", node="n1")

@@ -12,6 +12,7 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
 from pdslurm.plan.deployment import bind
+from pdslurm.plan.estimate import ARM_S, BESIDE_S
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan, build_plan
 from pdslurm.plan.render import dump_json, plan_json, plan_text
@@ -134,7 +135,7 @@ def test_the_estimate_grows_with_the_work(make_config: MakeConfig, more: dict[st
 )
 def test_a_fixed_time_is_the_estimate(make_config: MakeConfig, changes: dict[str, Any], seconds: float) -> None:
     changes = {**changes, "cluster.load_s": 0.0, "workload.warmup_prompts": 0}
-    assert build_plan(make_config(changes)).estimate_s == pytest.approx(seconds + 1.8, abs=0.3)
+    assert build_plan(make_config(changes)).estimate_s == pytest.approx(seconds + 0.8 + BESIDE_S + ARM_S, abs=0.01)
 
 
 def test_with_prefix_caching_no_arm_finds_another_s_prompts(make_config: MakeConfig) -> None:
@@ -202,7 +203,7 @@ def test_json_has_what_programs_rely_on(make_config: MakeConfig) -> None:
     } <= set(first)
     router = next(p for p in plan["processes"] if p["kind"] == "router" and p["arm"] == first["arm"])
     assert first["bench_args"][first["bench_args"].index("--base-url") + 1] == f"http://127.0.0.1:{router['port']}"
-    assert plan["estimate"].keys() == {"seconds", "gpu_hours"}
+    assert plan["estimate"].keys() == {"seconds", "gpu_hours", "from"}
     assert (plan["nodes"], plan["gpus"]) == (4, 32)
 
 
@@ -276,9 +277,10 @@ def test_the_estimate_counts_the_warm_up_of_every_turn(make_config: MakeConfig) 
         ).sets
         return one_set.warm_s
 
-    assert warm_s(warmup_prompts=0) == 0.0
+    alone = warm_s(warmup_prompts=0, interleave=c.Interleave.none)
+    assert alone == 2 * ARM_S, "the router and the first requests of each arm"
     once, each = warm_s(interleave=c.Interleave.none), warm_s(interleave=c.Interleave.arms)
-    assert 0 < once < each <= 3 * once + 1e-9
+    assert alone < once < each <= 3 * once + 1e-9
     assert warm_s(interleave=c.Interleave.none, starts=2) == pytest.approx(2 * once)
     assert warm_s(interleave=c.Interleave.arms, starts=2) == pytest.approx(2 * each)
 

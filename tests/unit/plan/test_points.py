@@ -283,12 +283,14 @@ def test_a_warm_up_is_the_same_load_at_once_with_other_prompts() -> None:
     assert before.seed not in {p.seed for p in points_of(of(repeats=50), seed=0)}
 
 
-def test_a_warm_up_has_every_length_of_the_points_and_their_longest_answer() -> None:
+def test_a_warm_up_has_every_prompt_length_with_its_longest_answer() -> None:
     points = points_of(replace(PANELS), seed=0)
     loads = warm_ups(points, 1, 100)
-    assert {(p.input_len, p.output_len) for p in loads} == {(p.input_len, p.output_len) for p in points}
-    assert max(p.output_len for p in loads) == 4096
-    assert {p.num_prompts for p in loads} == {13}, "100 over eight loads, rounded up"
+    assert {p.input_len for p in loads} == {p.input_len for p in points}
+    longest = {p.input_len: max(q.output_len for q in points if q.input_len == p.input_len) for p in points}
+    assert {p.input_len: p.output_len for p in loads} == longest
+    assert max(longest.values()) == 4096
+    assert {p.num_prompts for p in loads} == {25}, "100 over four loads"
     assert not {p.seed for p in loads} & {p.seed for p in points}
     assert {p.seed for p in loads}.isdisjoint(p.seed for p in warm_ups(points, 2, 100)), "other prompts when a router starts again"
     assert warm_ups(points, 1, 0) == ()

@@ -54,7 +54,7 @@ def test_a_job_is_sized_by_its_plan(make_config: MakeConfig, changes: dict[str, 
 
 
 def test_the_time_asked_for_is_half_more_than_the_estimate(make_config: MakeConfig) -> None:
-    plan = build_plan(make_config({"workload.num_prompts": 200_000, "workload.repeats": 8}))
+    plan = build_plan(make_config({"workload.num_prompts": 400_000, "workload.repeats": 8}))
     assert plan.estimate_s > 30 * 60
     assert plan.estimate_s * 1.5 / 60 < jobs.time_min(plan, c.Slurm()) <= plan.estimate_s * 1.5 / 60 + 1
 
