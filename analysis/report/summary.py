@@ -14,13 +14,14 @@ from analysis.load import notes, slo
 from analysis.load.frame import SETTING
 from analysis.report import tuning
 from analysis.stats import repeats, suggestion
+from analysis.stats.diagnosis import diagnoses, doubts
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, INTEREST, compare
 from analysis.stats.repeats import comparable
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import answer_of_sweeps, mappable
 from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, interest_of, load_text, slo_of, sweeps_of
-from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
+from analysis.stats.verdict import Measure, decide_capacity, decisions_of, scores_of, verdict
 
 WIDTH = 100
 KEYS = ("series", *SETTING)
@@ -61,8 +62,12 @@ def summary(frame: pd.DataFrame) -> str:
     gone = repeats.withdrawn_text(judged)
     by_slo = slo_sentences(sweeps, *known, interest=interest) if known else []
     answer = verdict(comparable(used), decisions, interest=interest)
+    found = diagnoses(judged)
+    if answer:
+        answer += doubts(judged, found, decisions_of(comparable(used), decisions, interest=interest))
+    ill = [each.sentence for each in found]
     tuned = tuning.sentences(judged)
-    said = ([f"{gone}."] if gone else [], answer, tuned, by_slo, by_arm, evidence(judged, used))
+    said = ([f"{gone}."] if gone else [], answer, tuned, ill, by_slo, by_arm, evidence(judged, used))
     paragraphs = [" ".join(sentences) for sentences in said]
     filled = [textwrap.fill(p, WIDTH, break_long_words=False, break_on_hyphens=False) for p in paragraphs if p]
     text = "\n\n".join(filled)
