@@ -140,8 +140,7 @@ def _place(record: Measurement, decode: Engines, duration: float) -> dict[str, A
 
 
 def _servers(record: Measurement, first: Engines, decode: Engines, duration: float) -> dict[str, Any]:
-    """Of both sides of a handoff together. A burst waits for an API server to accept it where no engine sees it, so that what
-    passes outside the engines is known at a request rate only."""
+    """Of both sides of a handoff together."""
     spans = record.telemetry.get("ttft_spans") or {}
     roles = [spans.get(role) or {} for role in (("prefill", "decode") if decode else ("both",))]
     server, span, http = (_sum(role.get(name) for role in roles) for name in ("api_server_ms", "ttft_ms", "http_ms"))
@@ -155,7 +154,7 @@ def _servers(record: Measurement, first: Engines, decode: Engines, duration: flo
             "server_share": server / span,
             "scheduler_share": max(queue - transfer, 0.0) / span,
         }
-    if beyond is not None and http is not None and requests and record.point.get("request_rate"):
+    if beyond is not None and http is not None and requests:
         router = max(beyond - http, 0.0)
         found |= {
             "outside": router / 1e3 * requests / duration,
@@ -192,6 +191,6 @@ def _least(facts: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Of what all engines tell; None as soon as one does not."""
     try:
         values = [float(each[name]) for each in facts]
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
     return min(values, default=None)

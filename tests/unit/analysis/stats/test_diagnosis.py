@@ -21,7 +21,7 @@ from tests.unit.analysis.records_made import record, write
 from tests.unit.analysis.report.test_tuning import TRIALS
 
 PUBLISHED = Path(__file__).parents[4] / "results"
-DURATION, REQUESTS, RATE, STEP_MS = 100.0, 1000, 10.0, 8.0
+DURATION, REQUESTS, RATE = 100.0, 1000, 10.0
 FIRST = {"requests": 1000.0, "queue_time_s": 5.0, "prefill_time_s": 60.0, "ttft_s": 90.0, "e2e_s": 90.0, "http_s": 93.0}
 PLAIN = {**FIRST, "role": "both", "preemptions": 0.0, "decode_time_s": 1000.0, "e2e_s": 1090.0, "http_s": 1093.0, "block_size": 16}
 PREFILL = {**FIRST, "role": "prefill", "preemptions": 0.0, "decode_time_s": 0.0, "block_size": 16}
@@ -47,6 +47,7 @@ def made(
     engines: dict[str, dict[str, Any]] | None = None,
     gaps: int = 0,
     ttft: float = 150.0,
+    step: float = 8.0,
     rate: float | None = RATE,
     resolved: dict[str, str] | None = None,
     **fields: Any,
@@ -62,7 +63,7 @@ def made(
         "starved_decode": {"starved": starved, **evidence},
         "resolved": dict.fromkeys(own, resolved or {}),
     }
-    metrics = dict.fromkeys(METRICS, 100.0) | {"duration_s": DURATION, "mean_ttft_ms": ttft, "p50_itl_ms": STEP_MS}
+    metrics = dict.fromkeys(METRICS, 100.0) | {"duration_s": DURATION, "mean_ttft_ms": ttft, "p50_itl_ms": step}
     given = {"metrics": metrics, "telemetry": telemetry, "distributions": {"itl_ms": bins(gaps)}}
     return record(arm, (2048, 128), rate=rate, **{"prompts": REQUESTS, **given, **fields})
 
@@ -97,6 +98,17 @@ ILL: dict[str, tuple[Measurement, str, tuple[str, ...], str]] = {
         "the posting of transfers",
         ("More decode instances",),
         "",
+    ),
+    "posting on two decode instances, each of which stops its own answers": (
+        made(
+            engines={"e0": {**PREFILL, "requests": 2000.0}, "e1": DECODE, "e2": DECODE},
+            changes={"decode": POSTING},
+            prompts=2000,
+            gaps=2 * STOPS,
+        ),
+        "the posting of transfers",
+        ("26 % of its time", "1.00 times"),
+        "topology.extra_args=[--block-size,128]",
     ),
     "preemptions": (
         made("route_2", changes={"both": {"preemptions": 12.0}}, resolved={"kv_tokens": "217600", "memory_share": "0.85"}),
@@ -136,6 +148,12 @@ ILL: dict[str, tuple[Measurement, str, tuple[str, ...], str]] = {
         ("15.4 requests wait for prefill", "10 are decoded", "without a request rate (1 of 1 measurement)"),
         "",
     ),
+    "starved decode at a rate": (
+        made(changes={"prefill": {"queue_time_s": 1500.0, "prefill_time_s": 150.0, "ttft_s": 1700.0}}, ttft=1800.0),
+        "starved decode",
+        ("15.5 requests wait for prefill", "at 10 requests/s (1 of 1 measurement)"),
+        "",
+    ),
     "decode": (
         made(changes={"decode": {"queue_time_s": 210.0, "ttft_s": 240.0}}, ttft=350.0),
         "decode at its limit",
@@ -167,13 +185,19 @@ def test_each_ailment_is_named_with_its_numbers_and_cure(tmp_path: Path, name: s
 
 
 QUEUE = {"queue_time_s": 400.0, "prefill_time_s": 150.0, "ttft_s": 580.0}
+PLACING = {"queue_time_s": 130.0, "ttft_s": 160.0}
 HEALTHY: dict[str, Measurement] = {
-    "posts for 4.9 % of the time": made(changes={"decode": {**POSTING, "nixl_post_time_s": 4.9}}, gaps=STOPS),
-    "posts as long as a decode step": made(changes={"decode": {**POSTING, "nixl_post_time_s": 7.9}}, gaps=STOPS),
+    "posts for 4.9 % of the time": made(
+        changes={"decode": {**POSTING, "nixl_post_time_s": 4.9}}, step=4.0, distributions={"itl_ms": {"30": 117_000, "76": STOPS}}
+    ),
+    "posts as long as a decode step, with 100 answers in decoding": made(
+        changes={"decode": {**POSTING, "nixl_post_time_s": 7.9, "decode_time_s": 1e4, "e2e_s": 10075.0, "http_s": 10078.0}}
+    ),
     "has fewer than half the gaps": made(changes={"decode": POSTING}, gaps=STOPS // 2 - 1),
     "has gaps from other causes": made(changes={"decode": POSTING}, gaps=STOPS * 3 // 2 + 1),
     "has no histogram": made(changes={"decode": POSTING}, gaps=STOPS, distributions={}),
     "has 9 preemptions in 1,000 requests": made("route_2", changes={"both": {"preemptions": 9.0}}),
+    "waits for a place in a burst": made(changes={"decode": {"queue_time_s": 210.0, "ttft_s": 240.0}}, ttft=350.0, rate=None),
     "prefills in a burst": made(changes={"prefill": QUEUE}, ttft=640.0, rate=None),
     "is calibrated": made(changes={"prefill": QUEUE, "decode": {"preemptions": 40.0}}, ttft=640.0, sweeps=("saturated",)),
     "has less than one request in the queue": made(
@@ -186,6 +210,23 @@ HEALTHY: dict[str, Measurement] = {
     "has less than one request in its API server": made(
         "route_2", changes={"both": {"prefill_time_s": 5.0, "ttft_s": 109.0}}, ttft=130.0
     ),
+    "queues for prefill for 22 % of its TTFT": made(
+        changes={"prefill": {"queue_time_s": 250.0, "prefill_time_s": 800.0, "ttft_s": 1080.0}}, ttft=1140.0
+    ),
+    "has less than one request in prefill": made(
+        changes={"prefill": {"queue_time_s": 400.0, "prefill_time_s": 99.0, "ttft_s": 529.0}}, ttft=590.0
+    ),
+    "has requests that wait for decode, too": made(changes={"prefill": QUEUE, "decode": PLACING}, ttft=760.0),
+    "waits for a place for 24 % of its TTFT": made(
+        changes={"prefill": {"prefill_time_s": 300.0, "ttft_s": 330.0}, "decode": PLACING}, ttft=505.0
+    ),
+    "decodes more than waits for prefill": made(
+        changes={"prefill": {"queue_time_s": 800.0, "ttft_s": 950.0}}, rate=None, ttft=990.0
+    ),
+    "spends 49 % of its TTFT in the API server": made(
+        "route_2", changes={"both": {"prefill_time_s": 200.0, "ttft_s": 400.0}}, ttft=410.0
+    ),
+    "passes 19 % of its TTFT outside": made("route_2", changes={"both": {"prefill_time_s": 400.0, "ttft_s": 430.0}}, ttft=534.0),
     "has less than one request in the router": made("route_2", ttft=192.0),
     "waits outside in a burst": made("route_2", ttft=900.0, rate=None),
 }
@@ -246,11 +287,11 @@ def test_the_report_has_the_section_only_where_something_is_wrong(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("slower", "trials", "doubted"),
-    [("pd_1p1d", [], True), ("route_2", [], False), ("pd_1p1d", TRIALS, False)],
+    ("slower", "block_size", "trials", "doubted"),
+    [("pd_1p1d", 16, [], True), ("route_2", 16, [], False), ("pd_1p1d", 16, TRIALS, False), ("pd_1p1d", 128, [], False)],
 )
-def test_an_answer_is_in_doubt_where_the_arm_that_loses_is_ill_and_untuned(
-    tmp_path: Path, slower: str, trials: list[Measurement], doubted: bool
+def test_an_answer_is_in_doubt_where_an_option_may_cure_the_arm_that_loses_and_none_was_tried(
+    tmp_path: Path, slower: str, block_size: int, trials: list[Measurement], doubted: bool
 ) -> None:
     def measured(arm: str, start: int, **more: Any) -> Measurement:
         it = made(arm, rate=None, **more)
@@ -262,7 +303,7 @@ def test_an_answer_is_in_doubt_where_the_arm_that_loses_is_ill_and_untuned(
             metrics=dict(it.metrics) | values | {"mean_ttft_ms": latency}, telemetry=it.telemetry, distributions=it.distributions,
         )  # fmt: skip
 
-    every = [measured("pd_1p1d", i, changes={"decode": POSTING}, gaps=STOPS) for i in range(3)]
+    every = [measured("pd_1p1d", i, changes={"decode": {**POSTING, "block_size": block_size}}, gaps=STOPS) for i in range(3)]
     every += [measured("route_2", i) for i in range(3)]
     frame = load_runs([write(tmp_path, [*trials, *every])])
     said = " ".join(summary(frame).split())
