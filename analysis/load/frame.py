@@ -20,6 +20,7 @@ import pandas as pd
 from analysis.load import notes, setup, trials, withdrawal
 from analysis.load.recheck import UNEXPECTED, Judged, judge_records
 from analysis.load.request_files import is_whole
+from analysis.load.symptoms import symptoms
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import (
     METRICS,
@@ -38,8 +39,9 @@ from pdslurm.records.run_folder import RunFolder
 
 SETTING = ("input_len", "output_len", "request_rate", "max_concurrency", "num_prompts", "load")
 TTFT_COLUMNS = tuple(f"ttft_{part}_ms" for part in (*TTFT_SHARES, *TTFT_SUMS))
-# itl_bins: an array of (bin, tokens) for pdslurm.records.measurement.BINS_PER_DECADE; the files are there, or None.
-EVIDENCE = ("itl_bins", "requests_file", "timeline_file")
+# itl_bins: an array of (bin, tokens) for pdslurm.records.measurement.BINS_PER_DECADE; the files are there, or None; symptoms: of
+# analysis.load.symptoms.
+EVIDENCE = ("itl_bins", "requests_file", "timeline_file", "symptoms")
 COLUMNS = (
     *("run", "arm", "source", "disaggregated", "gpus", "instances"),
     *SETTING,
@@ -258,4 +260,5 @@ def _evidence(record: Measurement, folder: Path) -> Mapping[str, Any]:
         "itl_bins": np.array(sorted((int(i), n) for i, n in bins.items()), dtype=np.int64) if bins else None,
         "requests_file": str(files["requests"]) if files["requests"].is_file() else None,
         "timeline_file": str(files["timeline"]) if is_whole(files["timeline"]) else None,
+        "symptoms": symptoms(record),
     }

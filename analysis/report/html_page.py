@@ -24,7 +24,7 @@ from analysis.load import slo
 from analysis.load.frame import SETTING
 from analysis.load.provenance import Provenance
 from analysis.load.recheck import judge_records
-from analysis.report import measurement_sections, setup_sections, tuning
+from analysis.report import diagnosis, measurement_sections, setup_sections, tuning
 from analysis.report.capacity_table import capacity_tables
 from analysis.report.markup import Markup, html_table, join, tag
 from analysis.report.slo_panel import slo_panels
@@ -43,13 +43,8 @@ MOST_MARKS = 1000  # in a vector figure; one with more goes in as a picture
 MOST_DECISIONS = 200  # settings whose comparisons are listed
 OPEN_CHARTS = 3  # of CHART_METRICS; the others are folded
 Section = tuple[str, str, Callable[[], object]]  # anchor, heading, what is in it
-SHORT = {
-    "ttft": "TTFT",
-    "plans": "Arms",
-    "slo": "SLO",
-    "capacities": "Capacity",
-    "gpus": "GPUs",
-}  # in the menu, where it is not the heading
+# In the menu, where it is not the heading.
+SHORT = {"ttft": "TTFT", "plans": "Arms", "slo": "SLO", "capacities": "Capacity", "diagnosis": "Diagnosis", "gpus": "GPUs"}
 
 
 def page_html(frame: pd.DataFrame, out: Path) -> str:
@@ -65,6 +60,7 @@ def page_html(frame: pd.DataFrame, out: Path) -> str:
         ("slo", "Which SLO?", lambda: slo_panels(sweeps, known, interest=interest_of(judged))),
         ("capacities", "Capacity of each arm", lambda: capacity_tables(sweeps, known)),
         ("tuning", "Tuning", lambda: tuning.section(judged)),
+        ("diagnosis", "What each arm suffers from", lambda: diagnosis.section(judged)),
         ("figures", "Figures", lambda: interactive_charts(judged, page.groups)),
         ("numbers", "Numbers", lambda: measurement_sections.numbers(page)),
         ("ttft", "Where the time to first token goes", lambda: measurement_sections.ttft(page)),

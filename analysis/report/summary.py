@@ -16,13 +16,14 @@ from analysis.report import tuning
 from analysis.report.columns import aligned
 from analysis.report.gpu_time_table import gpu_time_table
 from analysis.stats import repeats, suggestion
+from analysis.stats.diagnosis import diagnoses, doubts
 from analysis.stats.findings import findings
 from analysis.stats.inference import BETTER, INTEREST, compare
 from analysis.stats.repeats import comparable
 from analysis.stats.slo_grid import own_mark
 from analysis.stats.slo_map import answer_of_sweeps, mappable
 from analysis.stats.sweeps import Sweep, arm_capacities, as_frame, capacity_text, interest_of, load_text, slo_of, sweeps_of
-from analysis.stats.verdict import Measure, decide_capacity, scores_of, verdict
+from analysis.stats.verdict import Measure, decide_capacity, decisions_of, scores_of, verdict
 
 WIDTH = 100
 KEYS = ("series", *SETTING)
@@ -77,8 +78,12 @@ def paragraphs(frame: pd.DataFrame) -> list[str]:
     gone = repeats.withdrawn_text(judged)
     by_slo = slo_sentences(sweeps, *known, interest=interest) if known else []
     answer = verdict(comparable(used), decisions, interest=interest)
+    found = diagnoses(judged)
+    if answer:
+        answer += doubts(judged, found, decisions_of(comparable(used), decisions, interest=interest))
+    ill = [each.sentence for each in found]
     tuned = tuning.sentences(judged)
-    said = ([f"{gone}."] if gone else [], answer, tuned, by_slo, by_arm, evidence(judged, used))
+    said = ([f"{gone}."] if gone else [], answer, tuned, ill, by_slo, by_arm, evidence(judged, used))
     return [text for sentences in said if (text := " ".join(sentences))]
 
 
