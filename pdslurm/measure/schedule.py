@@ -55,7 +55,9 @@ class Turn:
 
 
 class Schedule:
-    """Open tasks of a run. A task is done when its valid record exists; one that was tried in this run is not tried again."""
+    """Open tasks of a run. A task is done when its valid record exists, or a record which shows that its arm does not serve the
+    rate: whoever tried such a rate until chance let it pass would measure chance. One that was tried in this run is not tried
+    again."""
 
     def __init__(self, tasks: Tasks, folder: RunFolder) -> None:
         self.tasks, self.folder, self.arms = tasks, folder, tasks.deployment.arms
@@ -77,6 +79,7 @@ class Schedule:
                 if (record.arm, record.point["id"], record.key) in known and not (is_trial(record) and _tells_nothing(record)):
                     self._learn(record)
         self.trials_before = len(self.tuning.known)
+        self.too_fast = {(record.arm, record.point["id"], record.key) for record in folder.records() if is_overloaded(record)}
 
     @property
     def is_searching(self) -> bool:
@@ -148,7 +151,8 @@ class Schedule:
     def is_done(self, arm: BoundArm, point: Point) -> bool:
         which = arm.arm.name, point.id
         if which not in self.finished:
-            self.finished[which] = self.folder.is_done(*which, self.tasks.of(arm, point).key)
+            key = self.tasks.of(arm, point).key
+            self.finished[which] = self.folder.is_done(*which, key) or (*which, key) in self.too_fast
         return self.finished[which]
 
     def open_tasks(self, arm: BoundArm, repeats: Sequence[int] | None = None, number: int | None = None) -> Iterator[Task]:

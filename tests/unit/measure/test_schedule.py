@@ -100,6 +100,15 @@ def test_an_invalid_point_is_measured_again_with_another_seed_under_its_key(sche
     assert seeds[0] == now.points[0].seed
 
 
+def test_a_rate_that_the_arm_does_not_serve_is_not_tried_until_chance_lets_it_pass(schedule: Callable[..., Schedule]) -> None:
+    grows = Check("load", False, "the queue grows", {"holds_rate": False})
+    first = schedule({"workload.repeats": 2})
+    measured(first, first.points[0], valid=False, invalid_reasons=(grows.said,), checks=(grows,))
+    again = schedule({"workload.repeats": 2})
+    assert list(open_points(again, again.arms[0])) == [first.points[1]]
+    assert (again.done(), again.left()) == (1, 1)
+
+
 def test_where_one_seed_is_asked_for_a_retry_has_it_too(schedule: Callable[..., Schedule]) -> None:
     first = schedule({"workload.repeats": 1, "workload.one_seed": True})
     measured(first, first.points[0], valid=False, invalid_reasons=("x",))
