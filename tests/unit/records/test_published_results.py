@@ -27,7 +27,7 @@ from pdslurm.launchers.run import run_path
 from pdslurm.measure.schedule import Schedule
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
-from pdslurm.records.measurement import BINS_PER_DECADE, Measurement, ttft_shares
+from pdslurm.records.measurement import BINS_PER_DECADE, Measurement, is_overloaded, ttft_shares
 from pdslurm.records.run_folder import RunFolder
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -82,7 +82,8 @@ def test_the_request_files_of_before_are_found() -> None:
 
 
 def test_a_run_of_before_goes_on_where_it_was() -> None:
-    """Every record has the key that its task has today: a valid one is done, an invalid one keeps its place beside the next."""
+    """Every record has the key that its task has today. A valid one is done, and so is one that shows that its arm does not serve
+    the rate; another invalid one keeps its place beside the next."""
     run = RESULTS / "h100x2" / "should_i"
     config = config_of(run)
     versions = json.loads((run / "versions.json").read_text())["engine"]
@@ -93,7 +94,7 @@ def test_a_run_of_before_goes_on_where_it_was() -> None:
     points = {point.id: point for point in tasks.deployment.plan.points}
     records = list(RunFolder(run).records())
     assert [tasks.of(arms[r.arm], points[r.point["id"]]).key for r in records] == [r.key for r in records]
-    assert schedule.done() == sum(record.valid for record in records)
+    assert schedule.done() == len({(r.arm, r.point["id"]) for r in records if r.valid or is_overloaded(r)})
     assert not {(t.arm.arm.name, t.point.id) for arm in schedule.arms for t in schedule.open_tasks(arm)} & {
         (r.arm, r.point["id"]) for r in records if r.valid
     }
