@@ -17,6 +17,20 @@ Engines = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Busy:
+    """How much each prefill instance works (analysis.stats.prefill_busy)."""
+
+    share: float  # of the time
+    waiting: float  # prompts, on the average
+    prompt_ms: float  # for which one prompt keeps it at work
+
+    @property
+    def limit_per_s(self) -> float:
+        """Prompts at which one instance works all the time."""
+        return 1e3 / self.prompt_ms
+
+
+@dataclass(frozen=True)
 class Symptoms:
     """Times in ms; numbers of requests are means over the point and over the instances of a role; shares lie between 0 and 1. None
     is what the record does not tell, or what its arm does not have."""
@@ -34,6 +48,8 @@ class Symptoms:
     memory_share: float | None = None  # gpu_memory_utilization
     queueing: float | None = None  # requests that wait to be scheduled for prefill
     prefilling: float | None = None  # requests in prefill
+    prefilled_per_s: float | None = None  # prompts, by each instance that prefills
+    busy: Busy | None = None  # no record tells it by itself, but several of one arm do
     decoding: float | None = None  # requests in decoding
     first_queue: float | None = None  # the queue for prefill, as a share of the TTFT
     token_budget: int | None = None  # max_num_batched_tokens of the instances that prefill
@@ -117,6 +133,7 @@ def _prefill(record: Measurement, first: Engines, decode: Engines, duration: flo
     return {
         "queueing": _number(first, "queue_time_s", duration),
         "prefilling": _number(first, "prefill_time_s", duration),
+        "prefilled_per_s": _number(first, "requests", duration),
         "decoding": _number(decode, "decode_time_s", duration),
         "first_queue": _share(_mean_ms(first, "queue_time_s"), record.metrics.get("mean_ttft_ms")),
         "token_budget": int(tokens) if tokens else None,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.load import trials
 from analysis.load.symptoms import Symptoms
+from analysis.stats.prefill_busy import with_busy
 from analysis.stats.repeats import plural
 from analysis.stats.verdict import DISAGGREGATE, TOGETHER, Decision
 
@@ -21,6 +22,7 @@ LARGE_BLOCK = 128  # tokens: 1,024 descriptors for 2048 tokens of an 8B model, 3
 MIN_PREEMPTED = 0.01  # of the requests: at an SLO for 99 % of them those alone can miss it
 ONE = 1.0  # request that waits or is served on the average: somebody is always there
 MIN_QUEUE = 0.25  # of the TTFT; instances that keep up have a queue of at most 1 % in the published runs
+MIN_BUSY = 0.75  # of the time: a prompt then waits 1.5 times as long as its own prefill takes (M/D/1), and soon much longer
 MIN_PLACE = 0.25  # the same for a place on a decode instance; with postings that stall it up to 9 %
 MIN_SERVER = 0.5  # of what the engines see of the TTFT; a 2048-token prompt takes 25 to 29 % of it on an H100
 MIN_OUTSIDE = 0.2  # of the TTFT; up to 10 % in 21 points on GPUs with nothing wrong
@@ -119,19 +121,31 @@ def _preempted_cure(seen: Sequence[Symptoms]) -> tuple[str, str]:
 
 
 def _prefill_seen(s: Symptoms, at_rate: bool) -> bool:
-    busy = _at_least(s.queueing, ONE) and _at_least(s.prefilling, ONE) and _at_least(s.first_queue, MIN_QUEUE)
-    return at_rate and busy and not s.starved and s.placing is not None and s.placing < ONE
+    if not at_rate or s.starved or s.placing is None or s.placing >= ONE:
+        return False
+    is_full = s.busy is not None and s.busy.share >= MIN_BUSY
+    return is_full or (_at_least(s.queueing, ONE) and _at_least(s.prefilling, ONE) and _at_least(s.first_queue, MIN_QUEUE))
 
 
 def _prefill_evidence(seen: Sequence[Symptoms]) -> str:
+    idle = "while hardly any waits for a decode instance"
+    full = [s.busy for s in seen if s.busy]
+    if len(full) < len(seen):
+        return (
+            f"{told(seen, 'prefilling')} requests are in prefill on each of its prefill instances on the average and "
+            f"{told(seen, 'queueing')} more wait there, which is {told(seen, 'first_queue', '.0f', 100)} % of the TTFT, {idle}"
+        )
     return (
-        f"{told(seen, 'prefilling')} requests are in prefill on each of its prefill instances on the average and "
-        f"{told(seen, 'queueing')} more wait there, which is {told(seen, 'first_queue', '.0f', 100)} % of the "
-        "TTFT, while hardly any waits for a decode instance"
+        f"each prefill instance works for about {span([b.share for b in full], '.0f', 100)} % of the time and is full at "
+        f"{span([b.limit_per_s for b in full])} requests/s, for a prompt keeps it at work for "
+        f"{span([b.prompt_ms for b in full])} ms; {span([b.waiting for b in full])} prompts wait there on the average, {idle}"
     )
 
 
 def _prefill_cure(seen: Sequence[Symptoms]) -> tuple[str, str]:
+    """Where a prompt takes as long at every rate, a step with more of them is longer by as much."""
+    if all(s.busy for s in seen):
+        return f"{_more_prefill(seen)} may cure it", ""
     budgets = {s.token_budget for s in seen}
     known = [budget for budget in budgets if budget]
     value = 2 * max(known) if len(known) == len(budgets) else TOKEN_BUDGET
@@ -230,7 +244,8 @@ def diagnoses(judged: pd.DataFrame) -> list[Diagnosis]:
     used = judged[(judged["use"] == "used") & (judged["source"] == "measured")]
     known = used[used["symptoms"].notna()]
     said = []
-    for arm, rows in known.groupby("series", sort=False):
+    for arm, mine in known.groupby("series", sort=False):
+        rows = mine.assign(symptoms=with_busy(mine))
         for ailment in AILMENTS:
             ill = rows[[ailment.seen(s, rate < math.inf) for s, rate in zip(rows["symptoms"], rows["request_rate"], strict=True)]]
             if len(ill):

@@ -250,10 +250,11 @@ def test_gaps_are_counted_from_the_first_whole_bin() -> None:
     assert gaps_from({"69": 4, "70": 2, "71": 1}, 25.2) == 1
 
 
-def test_the_published_posting_is_found_and_nothing_else() -> None:
+def test_the_published_posting_is_found() -> None:
     judged = repeats.judge(load_runs([PUBLISHED / "h100x2" / "should_i"]))
-    (only,) = diagnoses(judged)
+    only, prefill = diagnoses(judged)
     assert (only.arm, only.ailment) == ("pd_1p1d", "the posting of transfers")
+    assert (prefill.arm, prefill.ailment) == ("pd_1p1d", "prefill at its limit")
     assert only.where == "at 9.54 to 18.6 requests/s (7 of 7 measurements)"
     assert "23 to 46 % of its time posting 8,192 descriptors" in only.evidence
     said = " ".join(summary(load_runs([PUBLISHED / "h100x2" / "should_i"])).split())
