@@ -245,7 +245,7 @@ def diagnoses(judged: pd.DataFrame) -> list[Diagnosis]:
     known = used[used["symptoms"].notna()]
     said = []
     for arm, mine in known.groupby("series", sort=False):
-        rows = mine.assign(symptoms=with_busy(mine))
+        rows = with_busy(mine)
         for ailment in AILMENTS:
             ill = rows[[ailment.seen(s, rate < math.inf) for s, rate in zip(rows["symptoms"], rows["request_rate"], strict=True)]]
             if len(ill):

@@ -25,8 +25,8 @@ UNEVEN = ("burstiness", "trace", "ramp", "mix")  # words of a load whose prompts
 NAMES = ["symptoms", "request_rate", "max_concurrency", "input_len", "output_len", "load"]
 
 
-def with_busy(rows: pd.DataFrame) -> list[Symptoms]:
-    """The symptoms of one arm's rows, with `busy` where another row bears it out."""
+def with_busy(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one arm, with `busy` in the symptoms of those that another row bears out."""
     loads, rates, found = [], [], []
     for symptoms, rate, bound, *load in rows[NAMES].itertuples(index=False, name=None):
         is_even = rate < math.inf and bound == math.inf and not any(word in load[-1] for word in UNEVEN)
@@ -37,7 +37,8 @@ def with_busy(rows: pd.DataFrame) -> list[Symptoms]:
         each if each and any(_alike(each, other) for other in _lower(i, loads, rates, found)) else None
         for i, each in enumerate(found)
     ]
-    return [replace(symptoms, busy=each) for symptoms, each in zip(rows["symptoms"], borne_out, strict=True)]
+    symptoms = [replace(one, busy=each) for one, each in zip(rows["symptoms"], borne_out, strict=True)]
+    return rows.assign(symptoms=pd.Series(symptoms, index=rows.index, dtype=object))
 
 
 def alone(symptoms: Symptoms) -> Busy | None:
