@@ -61,6 +61,11 @@ class Symptoms:
     serving: float | None = None  # requests in an API server, before their first token
     server_share: float | None = None  # of what the engines saw of the TTFT
     scheduler_share: float | None = None  # that the schedulers' queues have of the same
+    wrong: tuple[str, ...] = ()  # the checks that failed
+    held_up: float | None = None  # share of a token's time at the client that the engine cores do not see
+    client_token_ms: float | None = None
+    engine_token_ms: float | None = None
+    is_client_free: bool = False  # the check of the client is passed
     outside: float | None = None  # requests between the client and the API servers
     outside_share: float | None = None  # of the TTFT
 
@@ -81,6 +86,7 @@ def symptoms(record: Measurement) -> Symptoms | None:
         **_prefill(record, first, decode, duration),
         **_place(record, decode, duration),
         **_servers(record, first, decode, duration),
+        **_checks(record),
     )
 
 
@@ -178,6 +184,19 @@ def _servers(record: Measurement, first: Engines, decode: Engines, duration: flo
             "outside_share": _share(router, record.metrics.get("mean_ttft_ms")),
         }
     return found
+
+
+def _checks(record: Measurement) -> dict[str, Any]:
+    checks = {check.name: check for check in record.checks}
+    told = checks["delivery"].evidence if "delivery" in checks else {}
+    client, engine = told.get("client_ms_a_token"), told.get("engine_ms_a_token")
+    return {
+        "wrong": tuple(name for name, check in checks.items() if check.ok is False),
+        "held_up": (client - engine) / client if client and engine is not None else None,
+        "client_token_ms": client,
+        "engine_token_ms": engine,
+        "is_client_free": "client" in checks and checks["client"].ok is True,
+    }
 
 
 def _of(engines: Iterable[Mapping[str, Any]], role: str) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from analysis.report.markup import Markup, html_table
 from analysis.stats.diagnosis import diagnoses
 
 HEADING = ["arm", "suffers from", "seen", "evidence", "what may cure it"]
-CAPTION = "Read from the counters of valid measurements; what they do not tell is not here"
+CAPTION = "Read from what was counted in measurements that are valid, or invalid for nothing but what stands here"
 
 
 def section(judged: pd.DataFrame) -> Markup | None:

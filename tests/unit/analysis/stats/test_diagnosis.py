@@ -16,7 +16,7 @@ from analysis.report.summary import summary
 from analysis.stats import repeats
 from analysis.stats.diagnosis import Diagnosis, diagnoses
 from pdslurm.measure.ttft import breakdown, spans, starved_decode
-from pdslurm.records.measurement import METRICS, Measurement
+from pdslurm.records.measurement import METRICS, Measurement, metrics_of
 from tests.unit.analysis.records_made import record, write
 from tests.unit.analysis.report.test_tuning import TRIALS
 
@@ -242,6 +242,57 @@ def test_an_invalid_record_shows_nothing(tmp_path: Path) -> None:
     assert diagnoses(judged)
     assert diagnoses(judged.assign(use="invalid")) == []
     assert diagnoses(judged.assign(source="simulated")) == []
+
+
+THROWN = made("route_2", changes={"both": {"preemptions": 80.0}})
+CLIENT = {"completed": REQUESTS, "duration": DURATION, "mean_ttft_ms": 150.0, "decode_s": 1300.0, "decode_tokens": 127_000}
+CLIENT |= {"total_output_tokens": 128_000}
+LATE = made(
+    "route_2",
+    changes={"both": {"generation_tokens": 128_000.0}},
+    metrics=metrics_of(CLIENT),
+    provenance={"client": CLIENT},
+    wall_s=DURATION + 1,
+)
+HELD_UP = "10.2 ms at the client and 7.87 ms in the engine cores, so that 23 % of its time passes in API servers"
+
+
+@pytest.mark.parametrize(
+    ("ill", "check", "ailment", "words"),
+    [
+        (THROWN, "preemptions", "preemptions", "8 preemptions per 100 requests"),
+        (
+            LATE,
+            "delivery",
+            "tokens that are held up behind the engine cores",
+            f"{HELD_UP}, router or client",
+        ),
+        (
+            replace(LATE, provenance={"client": {**CLIENT, "client_busy": 0.2}}),
+            "delivery",
+            "tokens that are held up behind the engine cores",
+            f"{HELD_UP} or router",
+        ),
+    ],
+)
+def test_what_makes_a_measurement_invalid_is_named(tmp_path: Path, ill: Measurement, check: str, ailment: str, words: str) -> None:
+    judged = repeats.judge(load_runs([write(tmp_path / "ill", [ill])]))
+    assert [(use, symptoms.wrong) for use, symptoms in zip(judged["use"], judged["symptoms"], strict=True)] == [
+        ("invalid", (check,))
+    ]
+    (only,) = diagnoses(judged)
+    assert only.ailment == ailment
+    assert words in only.evidence
+    lost = replace(ill, completed=REQUESTS - 1, failed=1)
+    assert diagnoses(repeats.judge(load_runs([write(tmp_path / "lost", [lost])]))) == []
+
+
+def test_the_published_tokenizer_that_held_tokens_up() -> None:
+    """On this visit a made tokenizer kept the API servers busy."""
+    (only,) = diagnoses(repeats.judge(load_runs([PUBLISHED / "h200x4" / "tokenizer_trial"])))
+    assert (only.arm, only.ailment) == ("route_4", "tokens that are held up behind the engine cores")
+    assert only.where == "without a request rate (5 of 5 measurements)"
+    assert "46 to 59 % of its time" in only.evidence
 
 
 def test_gaps_are_counted_from_the_first_whole_bin() -> None:
