@@ -1,24 +1,29 @@
 """Judged records in; what each arm suffers from, by which numbers, and which option may cure it, out.
 
 Only valid measurements are asked, and those that are invalid for nothing but what an ailment explains; no calibration. What a
-record does not tell is not diagnosed: compile time is in no record."""
+record does not tell is not diagnosed; for how long engines compiled stands in their logs alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.load import trials
+from analysis.load.compiled import compiled_s
 from analysis.load.symptoms import Symptoms
 from analysis.stats.ailments import AILMENTS, span
 from analysis.stats.prefill_busy import with_busy
 from analysis.stats.repeats import plural
 from analysis.stats.verdict import DISAGGREGATE, TOGETHER, Decision
+from pdslurm.records.gpu_time import loads_of, set_times
+from pdslurm.records.run_folder import RunFolder
 
 EXPLAINED = frozenset({"preemptions", "delivery", "outside_engines"})  # failed checks that an ailment is the reason for
+MIN_COMPILED = 0.5  # of the loading: with what was compiled at hand, it would take less than half the time
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,21 @@ def diagnoses(judged: pd.DataFrame) -> list[Diagnosis]:
                 seen = list(ill["symptoms"])
                 cure, option = ailment.cure(seen)
                 said.append(Diagnosis(str(arm), ailment.name, where(ill, len(rows)), ailment.evidence(seen), cure, option))
-    return said
+    return [*said, *(each for folder in judged["folder"].unique() for each in compiling(Path(folder)))]
+
+
+def compiling(folder: Path) -> Iterator[Diagnosis]:
+    """What compiles for most of its loads. It costs time of the GPUs and moves no number, so that no option may turn an answer."""
+    for each in set_times(loads_of(RunFolder(folder))):
+        compiled = compiled_s(folder, each.set)
+        if compiled is not None and compiled >= MIN_COMPILED * each.load_s > 0:
+            yield Diagnosis(
+                each.set,
+                "compile time",
+                f"in {plural(each.loads, 'load')}",
+                f"its engines compiled for {compiled:.0f} of the {each.load_s:.0f} s until they were ready",
+                "A folder for VLLM_CACHE_ROOT and TRITON_CACHE_DIR in cluster.env that outlives the job may cure it",
+            )
 
 
 def _is_asked(use: str, symptoms: object) -> bool:
