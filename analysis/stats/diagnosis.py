@@ -23,6 +23,7 @@ from pdslurm.records.gpu_time import loads_of, set_times
 from pdslurm.records.run_folder import RunFolder
 
 EXPLAINED = frozenset({"preemptions", "delivery", "outside_engines"})  # failed checks that an ailment is the reason for
+MOST_LENGTHS = 6  # pairs of lengths that are named
 MIN_COMPILED = 0.5  # of the loading: with what was compiled at hand, it would take less than half the time
 
 
@@ -56,7 +57,7 @@ def diagnoses(judged: pd.DataFrame) -> list[Diagnosis]:
             if len(ill):
                 seen = list(ill["symptoms"])
                 cure, option = ailment.cure(seen)
-                said.append(Diagnosis(str(arm), ailment.name, where(ill, len(rows)), ailment.evidence(seen), cure, option))
+                said.append(Diagnosis(str(arm), ailment.name, where(ill, rows), ailment.evidence(seen), cure, option))
     return [*said, *(each for folder in judged["folder"].unique() for each in compiling(Path(folder)))]
 
 
@@ -81,13 +82,17 @@ def _is_asked(use: str, symptoms: object) -> bool:
     return use == "used" or (use == "invalid" and bool(symptoms.wrong) and EXPLAINED.issuperset(symptoms.wrong))
 
 
-def where(ill: pd.DataFrame, of: int) -> str:
-    """`at 9.54 to 18.6 requests/s (7 of 7 measurements)`."""
+def where(ill: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """`at 9.54 to 18.6 requests/s (7 of 7 measurements)`, and `64/32 tokens` in and out where the arm's `rows` have several."""
     rates = [rate for rate in ill["request_rate"] if rate < math.inf]
     parts = [f"at {span(rates)} requests/s"] if rates else []
     if len(rates) < len(ill):
         parts.append("without a request rate")
-    return f"{' and '.join(parts)} ({len(ill)} of {plural(of, 'measurement')})"
+    shown, every = (sorted(set(zip(some["input_len"], some["output_len"], strict=True))) for some in (ill, rows))
+    named = ", ".join(f"{tokens_in:g}/{tokens_out:g}" for tokens_in, tokens_out in shown[:MOST_LENGTHS])
+    more = f" tokens and {len(shown) - MOST_LENGTHS} pairs more" if len(shown) > MOST_LENGTHS else " tokens"
+    lengths = f" for {named}{more}" if len(every) > 1 else ""
+    return f"{' and '.join(parts)}{lengths} ({len(ill)} of {plural(len(rows), 'measurement')})"
 
 
 def doubts(judged: pd.DataFrame, found: Sequence[Diagnosis], decisions: Sequence[Decision]) -> list[str]:

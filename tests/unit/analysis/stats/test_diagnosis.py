@@ -14,7 +14,7 @@ from analysis.load.symptoms import gaps_from
 from analysis.report.html_page import page_html
 from analysis.report.summary import summary
 from analysis.stats import repeats
-from analysis.stats.diagnosis import Diagnosis, diagnoses
+from analysis.stats.diagnosis import Diagnosis, diagnoses, where
 from pdslurm.measure.ttft import breakdown, spans, starved_decode
 from pdslurm.records.measurement import METRICS, Measurement, metrics_of
 from tests.unit.analysis.records_made import record, write
@@ -291,8 +291,20 @@ def test_the_published_tokenizer_that_held_tokens_up() -> None:
     """On this visit a made tokenizer kept the API servers busy."""
     (only,) = diagnoses(repeats.judge(load_runs([PUBLISHED / "h200x4" / "tokenizer_trial"])))
     assert (only.arm, only.ailment) == ("route_4", "tokens that are held up behind the engine cores")
-    assert only.where == "without a request rate (5 of 5 measurements)"
+    assert only.where.startswith("without a request rate for 512/256, 512/512, 512/1024, ")
     assert "46 to 59 % of its time" in only.evidence
+
+
+@pytest.mark.parametrize(
+    ("ill", "words"),
+    [
+        (2, "at 5 requests/s for 1/32, 2/32 tokens (2 of 8 measurements)"),
+        (8, "at 5 requests/s for 1/32, 2/32, 3/32, 4/32, 5/32, 6/32 tokens and 2 pairs more (8 of 8 measurements)"),
+    ],
+)
+def test_the_lengths_at_which_an_arm_suffers_are_named_where_it_has_several(ill: int, words: str) -> None:
+    rows = pd.DataFrame({"request_rate": 5.0, "input_len": range(1, 9), "output_len": 32})
+    assert where(rows.head(ill), rows) == words
 
 
 def test_gaps_are_counted_from_the_first_whole_bin() -> None:
