@@ -41,6 +41,7 @@ def test_engines_load_side_by_side_and_once_for_each_log(tmp_path: Path) -> None
 
 def test_an_engine_that_never_got_ready_tells_nothing(tmp_path: Path) -> None:
     log(tmp_path, "engine0.log", "torch.compile took 23.84 s in total")
+    (tmp_path / "logs" / "tp" / "engine1.log").mkdir()  # nor does one that cannot be read
     assert compiled_s(tmp_path, "tp") is None
 
 
