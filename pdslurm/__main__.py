@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
 from pdslurm.plan.checks.secrets import refuse_words
-from pdslurm.plan.environment import masked
+from pdslurm.plan.environment import masked, masked_word
 from pdslurm.plan.smoke import is_smoke, with_smoke
 from pdslurm.plan.splits import with_splits
 
@@ -60,14 +60,16 @@ def refuse_lost_overrides(config: Config) -> None:
     lost = [o for o in HydraConfig.get().overrides.task if re.match(r"[+~]*topology([.=]|$)", o)]
     if config.arms and lost:
         names = ", ".join(config.arms)
-        raise ConfigError([f"{lost[0]}: this experiment measures arms ({names}), not topology; use arms.NAME.… of one of them"])
+        raise ConfigError(
+            [f"{masked_word(lost[0])}: this experiment measures arms ({names}), not topology; use arms.NAME.… of one of them"]
+        )
 
 
 def main() -> None:
     """The entry point: Hydra composes the configuration, completes shells and runs multiruns; the worst job's exit code counts."""
     codes: list[int] = []
     try:
-        refuse_words(sys.argv[1:])
+        refuse_words(sys.argv[1:], os.environ)
     except ConfigError as error:
         print(f"pdslurm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -65,7 +65,7 @@ FILES = {
             request_id: Any = None
         """,
     "vllm/benchmarks/serve.py": """
-        import asyncio, math, os, random, sys, time
+        import asyncio, math, os, random, statistics, sys, time
         from types import SimpleNamespace
         from vllm.benchmarks.lib.endpoint_request_func import ASYNC_REQUEST_FUNCS
         tqdm = None
@@ -127,6 +127,7 @@ FILES = {
             gaps = [[(e2el + more - ttft) / (out - 1)] * (out - 1) if out > 1 else [] for more, ttft in zip(wait, ttfts)]
             every = [each for some in gaps[:completed] for each in some]
             mean = lambda values: 1e3 * sum(values) / len(values) if values else 0.0
+            p90 = lambda v: 1e3 * statistics.quantiles(v, n=10, method="inclusive")[8] if len(v) > 1 else mean(v)
             return {"completed": completed, "total_output_tokens": tokens, "duration": duration,
                     "request_throughput": completed / duration, "output_throughput": tokens / duration,
                     "total_token_throughput": (completed * int(length) + tokens) / duration, "mean_itl_ms": mean(every),
@@ -136,6 +137,7 @@ FILES = {
                     "errors": ["boom" if i == 1 else "" for i in range(n)],
                     "start_times": starts, "latencies": [e2el + more for more in wait],
                     "input_lens": [int(length)] * n, "output_lens": [out] * completed + [0] * (n - completed),
+                    "mean_tpot_ms": mean(every), "p90_tpot_ms": mean(every), "p90_ttft_ms": p90(ttfts[:completed]),
                     "mean_ttft_ms": mean(ttfts[:completed]), "mean_e2el_ms": mean([e2el + more for more in wait[:completed]])}
         """,
 }

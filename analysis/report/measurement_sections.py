@@ -335,7 +335,7 @@ def gpus(page: Page) -> Markup | None:
     if known.empty:
         return None
     rows = []
-    for key, mine in known.groupby(["series", *SETTING], sort=False):
+    for key, mine in known.sort_values([*SETTING, "series"], kind="stable").groupby(["series", *SETTING], sort=False):
         watts = mine["energy_j"].sum() / mine["duration_s"].sum()
         cap = mine["power_cap_s"].sum(min_count=1) / mine["gpu_s"].sum(min_count=1)
         numbers = [number_text(watts), number_text(mine["j_per_token"].mean()), number_text(mine["mean_sm_mhz"].mean())]

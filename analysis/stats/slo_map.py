@@ -210,13 +210,18 @@ SAID = {
 }
 
 
+def _least(ratio: Comparison) -> float:
+    """The number that a ratio is said by: itself, or the end that is known where the other is open."""
+    return ratio.low if ratio.high == math.inf else ratio.high if ratio.low <= 0 else ratio.value
+
+
 def _outcome_text(cells: Sequence[Cell]) -> str:
     """What cells of one outcome say: `do not disaggregate (pd_1p3d meets it at 0.6 [0.5, 0.7] times the requests/s per GPU of
     route_4)`. A ratio that is open at both ends says nothing."""
     if cells[0].outcome == NOTHING:
         return NOTHING
     known = (cell.ratio for cell in cells if cell.ratio and (cell.ratio.low > 0 or cell.ratio.high < math.inf))
-    closed = sorted(known, key=lambda ratio: ratio.value)
+    closed = sorted(known, key=_least)
     if not closed:
         return _said(cells[0], "", "")
     first, second = (" or ".join(dict.fromkeys(names)) for names in zip(*((r.first, r.second) for r in closed), strict=True))

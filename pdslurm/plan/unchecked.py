@@ -91,4 +91,7 @@ def _outcome(config: Config) -> Iterator[str]:
     if config.workload.search.lowest is not None:
         lowest = f"workload.search.lowest={config.workload.search.lowest:g}"
         yield f"whether any arm meets slo={config.slo.name} at {lowest}: the first start shows it"
-    yield "time and cost: they are an estimate, good to a factor of about 3; workload=smoke shows how long loading takes"
+    yield (
+        "time and cost: they are an estimate, good to a factor of 1.5 after a run of this cluster and model, and of 2 before; "
+        "workload=smoke shows how long loading takes"
+    )

@@ -435,6 +435,23 @@ def test_what_ends_a_run(driver: Make, behave: dict[str, str], error: type[Pdslu
     assert events(made)[-1] == "stopping"
 
 
+def test_a_setting_whose_engines_do_not_start_ends_no_run(driver: Make) -> None:
+    tune = c.Tune(settings=3, rate=4.0, duration_s=1.0, plain={"behave": ["die", "stubborn"]})
+    made = driver({"tune": tune, "workload.sweeps": {"all": c.Sweep([64], [32])}})
+    outcome = made.run()
+    records = {(r.arm, r.point["sweeps"][0], r.point["repeat"]): r for r in made.folder.records()}
+    failed = records["test-behave-die", "tuning", 0]
+    assert (failed.status, failed.arm_info["setting"]) == ("failed", {"behave": "die"})
+    assert "ValueError: --max-num-seqs" in (failed.error or "")
+    assert sorted(key for key in records if key[1] == "tuning") == [
+        ("test", "tuning", 0), ("test", "tuning", 1), ("test-behave-die", "tuning", 0),
+        ("test-behave-stubborn", "tuning", 0), ("test-behave-stubborn", "tuning", 1),
+    ]  # fmt: skip
+    assert [key for key in records if key[1] != "tuning"] == [("test", "all", 0)], "no setting is better than the arm as it is"
+    assert (outcome.measured, outcome.failed) == (5, 1)
+    assert started(made)[:3] == ["test", "test-behave-die", "test-behave-stubborn"]
+
+
 def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: Make) -> None:
     made = driver(client="hang:256")
     made.watch.usage.began -= 3600 * 2 - 1.5  # as if it had begun 2 hours ago, all but 1.5 s

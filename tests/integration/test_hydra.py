@@ -79,6 +79,33 @@ def test_multirun_runs_a_job_for_each_choice_and_ends_with_the_worst_exit_code(t
     assert done.returncode == 2
 
 
+SITE = """
+defaults: [laptop]
+env: {HF_TOKEN: abc-very-secret}
+slurm: {setup: ["export WANDB_API_KEY=abc-very-secret"]}
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param(["--config-dir", "site", "cluster=mine"], id="a site"),
+        pytest.param(["+runtime.env.MINE=abc-very-secret"], id="a known value"),
+        pytest.param(["topology.extra_args=[--hf-token,abc-very-secret]"], id="two words"),
+        pytest.param(["+cluster.env.https_proxy=me:abc-very-secret@squid:3128"], id="a proxy"),
+    ],
+)
+def test_a_multirun_with_a_secret_writes_nothing(tmp_path: Path, args: list[str]) -> None:
+    site = tmp_path / "site" / "cluster" / "mine.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(SITE)
+    done = pdslurm(tmp_path, "-m", *args, "seed=1,2", "launcher=plan", MY_SECRET="abc-very-secret")
+    assert done.returncode == 2
+    assert "in the configuration; nothing was started\n" in done.stderr
+    assert "very-secret" not in done.stderr + done.stdout
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [site]
+
+
 def test_four_instances_on_this_machine(tmp_path: Path) -> None:
     done = pdslurm(tmp_path, "experiment=pd_1p3d", "launcher=local", "model=tiny", "launcher.kind=plan", "launcher.format=json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.load.frame import load_runs
 from analysis.load.setup import same_gpu
+from analysis.report.html_page import page_html
 from analysis.stats import repeats
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
@@ -136,3 +138,15 @@ def test_a_configured_name_and_nvidia_smi_s(one: str, other: str, expected: bool
 def test_one_arm_on_two_gpus_makes_two_lines(tmp_path: Path) -> None:
     write(tmp_path, [made(), made(gpu=A100, repeat=1)])
     assert repeats.judge(load_runs([tmp_path], ["gpu"]))["series"].nunique() == 2
+
+
+def test_the_report_has_a_row_for_each_setting_whose_energy_is_told(tmp_path: Path) -> None:
+    def at(rate: float) -> Measurement:
+        made = used([6000.0, 4000.0])
+        return record(rate=rate, arm_info=made.arm_info, telemetry=made.telemetry, metrics=made.metrics)
+
+    page = page_html(load_runs([write(tmp_path / "run", [at(18.6), at(9.54), record(rate=30.0)])]), tmp_path / "report.html")
+    part = page[page.index('<h2 id="gpus">') :]
+    part = part[: part.index("</table>")]
+    assert re.findall(r"<td>(9.54|18.6|30)</td>", part) == ["9.54", "18.6"]
+    assert '<td class="n">2.00</td>' in part

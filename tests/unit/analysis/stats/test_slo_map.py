@@ -13,8 +13,9 @@ import yaml
 
 from analysis.load.slo import SHARE
 from analysis.stats.capacity import RatePoint
+from analysis.stats.inference import Comparison
 from analysis.stats.slo_grid import PRESETS, Mark, grid, nice_numbers, own_mark
-from analysis.stats.slo_map import NOTHING, answer, answer_of_sweeps, answers, cell_of, mappable, slo_map, slo_maps
+from analysis.stats.slo_map import NOTHING, _least, answer, answer_of_sweeps, answers, cell_of, mappable, slo_map, slo_maps
 from analysis.stats.sweeps import Sweep
 from analysis.stats.verdict import DISAGGREGATE, ONE_START, SAME, TOGETHER, UNDECIDED, decide_capacity
 from pdslurm.errors import ResultsError
@@ -216,3 +217,12 @@ def test_the_presets_are_those_of_conf() -> None:
 def test_the_runs_own_slo_is_a_mark_where_it_limits_both() -> None:
     assert own_mark({"ttft_ms": 500.0}, 0.9) == []
     assert [(m.ttft_ms, m.tpot_ms, m.share) for m in own_mark({"ttft_ms": 5.0, "tpot_ms": 2.0}, 0.99)] == [(5, 2, 0.99)]
+
+
+def test_ratios_that_are_open_on_one_side_stand_in_the_order_of_the_end_that_is_said() -> None:
+    said = [
+        Comparison("pd", "route", value, low, high, ONE_START) for value, low, high in ((9.0, 1.2, math.inf), (2.0, 1.3, math.inf))
+    ]
+    assert [_least(ratio) for ratio in said] == [1.2, 1.3]
+    assert _least(Comparison("pd", "route", math.nan, 0.0, 0.9, ONE_START)) == 0.9
+    assert _least(Comparison("pd", "route", 0.8, 0.5, 0.9, ONE_START)) == 0.8
