@@ -87,6 +87,7 @@ class Driver:
         self.meter = Meter(self.config, folder, self.watch)
         self.what_ran = WhatRan(tasks.deployment, folder, self.watch, self.journal)
         self.client: BenchClient | None = None
+        self.ran: list[Load] = []  # of this session
         self.last_point = 0.0  # when this load's last point ended, or else its engines were ready
         self.warm_up: dict[str, Any] = {}  # what the arm whose turn it is was warmed by, as its records have it
         self.engines: dict[str, Any] = {}  # which load of a set runs now, as its records have it
@@ -110,13 +111,11 @@ class Driver:
         self.state.points_total = self.outcome.skipped + self.schedule.left()
         if self.outcome.skipped:
             self.journal.say(f"{self.outcome.skipped} of {self.state.points_total} points are done already")
-        ran: set[tuple[str, int, int | None]] = set()
         with self.signals:
             try:
-                while loads := self.schedule.open_loads(ran):
+                while loads := self.schedule.open_loads(self._names_ran):
                     self.state.loads_left = len(loads)
                     self.watch.tick()  # what earlier sessions used up starts no engine
-                    ran.add(loads[0].name)
                     self._run_load(loads[0])
             finally:
                 self.state.enter("stopping")
@@ -131,12 +130,18 @@ class Driver:
                     self.journal.say(f"processes {self.processes.left_behind} are still there after KILL")
         return self.outcome
 
+    @property
+    def _names_ran(self) -> set[tuple[str, int, int | None]]:
+        return {load.name for load in self.ran}
+
     def _run_load(self, load: Load) -> None:
         """Carries out one load. A setting that is only tried may fail: its trial is recorded as failed, and the next load goes
         on."""
+        self.ran.append(load)
         try:
             self._run_set(load)
         except (ProcessDied, NotReady) as error:
+            load = self.ran[-1]
             is_tried = load.round is not None and any(arm.arm.setting for arm in load.bound.arms)
             if not is_tried or (isinstance(error, ProcessDied) and error.name == "client"):
                 raise
@@ -177,12 +182,21 @@ class Driver:
             self.journal.say(ready, set=bound.set.name, start=load.start, load_s=round(self.state.load_s, 3))
             with self.journal.timed("what the engines resolved"):
                 self.meter.resolved = self.what_ran.read(bound)
-            for turn in self.schedule.turns(load):
-                if self.schedule.has_open(turn.arm, turn.repeats, turn.round):
-                    self._run_arm(bound, turn, logs)
+            self._take_turns(load, logs)
+            while later := self.schedule.continued(load, self._names_ran):
+                self.ran.append(later)
+                self.journal.say(f"{bound.set.name} stays{self._start_words(later)}")
+                load, self.ahead, self.engines = later, PromptsAhead(self.schedule, later), {**self.engines, "round": later.round}
+                self.ahead.begin(self.client)
+                self._take_turns(load, logs)
             engines = [r for r in self.processes.running if r.process.kind == "engine"]
         self.processes.stop(engines)
         self.journal.event("set stopped", set=bound.set.name)
+
+    def _take_turns(self, load: Load, logs: Path) -> None:
+        for turn in self.schedule.turns(load):
+            if self.schedule.has_open(turn.arm, turn.repeats, turn.round):
+                self._run_arm(load.bound, turn, logs)
 
     def _start_words(self, load: Load) -> str:
         starts = self.config.workload.starts

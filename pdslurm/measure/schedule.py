@@ -102,6 +102,14 @@ class Schedule:
         """The loads that have something to measure, but for those of the names in `ran`."""
         return [load for load in self.loads() if load.name not in ran and self.load_has_open(load)]
 
+    def continued(self, load: Load, ran: Collection[tuple[str, int, int | None]]) -> Load | None:
+        """Where a round of trials has ended, the next round's load of the set that is loaded: it needs no new engines. None where
+        it is not tried again, or other trials of its round come first."""
+        trials = [each for each in self.open_loads(ran) if each.round is not None]
+        if load.round is None or any(each.round == load.round for each in trials):
+            return None
+        return next((each for each in trials if each.bound is load.bound), None)
+
     def load_has_open(self, load: Load) -> bool:
         return any(self.has_open(arm, load.repeats, load.round) for arm in load.bound.arms)
 

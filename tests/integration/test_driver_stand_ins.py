@@ -449,7 +449,8 @@ def test_a_setting_whose_engines_do_not_start_ends_no_run(driver: Make) -> None:
     ]  # fmt: skip
     assert [key for key in records if key[1] != "tuning"] == [("test", "all", 0)], "no setting is better than the arm as it is"
     assert (outcome.measured, outcome.failed) == (5, 1)
-    assert started(made)[:3] == ["test", "test-behave-die", "test-behave-stubborn"]
+    assert started(made) == ["test", "test-behave-die", "test-behave-stubborn", "test", "test"], "the set of the last trial stays"
+    assert any("test-behave-stubborn stays, to try its setting in round 2" in event for event in events(made))
 
 
 def test_a_limit_ends_a_run_with_what_it_has_and_another_limit_goes_on(driver: Make) -> None:
