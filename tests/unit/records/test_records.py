@@ -51,7 +51,7 @@ def test_write_json_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = record(
         checks=(Check("completed", True, "4 of 4", {"asked": 4}), Check("clocks", None, "no nvidia-smi")),
-        distributions={"itl_ms": {"50": 12}}, invalid_reasons=("a",),
+        distributions={"itl_ms": {"50": 12}}, valid=False, invalid_reasons=("a",),
     )  # fmt: skip
     assert load_record(RunFolder(tmp_path).save(made)) == made
 
