@@ -166,12 +166,12 @@ def _valid_problem(value: dict[str, Any]) -> str | None:
 
 def _length_problem(point: dict[str, Any], demand: dict[str, Any]) -> str | None:
     """Where the point's lengths are not those of its id, `i512-o256-…`, or of what was ordered; 0 is the data set's own length."""
-    named = {word[0]: int(word[1:]) for word in point["id"].split("-") if re.fullmatch(r"[io]\d{1,18}", word)}
-    for name in ("input_len", "output_len"):
-        have, of_id = point.get(name), named.get(name[0])
+    named = re.match(r"(?:i(\d{1,18})-)?(?:o(\d{1,18})-)?r", point["id"])
+    for n, name in enumerate(("input_len", "output_len"), 1):
+        have, of_id = point.get(name), named and named[n]
         if have is None:
             continue
-        if of_id is not None and have != of_id:
+        if of_id and have != int(of_id):
             return f"point.{name} is {have}, by its id {of_id}"
         if demand.get(name) not in (None, 0, have):
             return f"point.{name} is {have}, and {demand[name]} was ordered"

@@ -139,6 +139,11 @@ def test_files_beside_the_raw_one(tmp_path: Path) -> None:
     assert folder.beside_raw(made, "timeline") == tmp_path / f"{raw}.timeline.csv.gz"
 
 
+def test_a_data_set_s_name_in_an_id_is_no_length(tmp_path: Path) -> None:
+    made = record(point={"id": "i64-rinf-c4-o1-mini-rep0", "input_len": 64, "output_len": 0}, demand={"input_len": 0})
+    assert load_record(RunFolder(tmp_path).save(made)) == made
+
+
 @pytest.mark.parametrize("kind", RECORDS)
 def test_what_is_no_record_says_why_and_hides_no_other(tmp_path: Path, kind: str) -> None:
     folder = RunFolder(tmp_path)
