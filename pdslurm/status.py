@@ -27,7 +27,15 @@ from pdslurm.slurm.job_states import JobState
 
 SLURM_TIMEOUT_S = 20.0
 FRESH_S = 60.0  # a driver writes progress.json every 2 s
-ODD = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError)  # of files that are not as pdslurm writes them
+ODD = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+)  # of files that are not as pdslurm writes them
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.load.file_shapes import SHAPES
 from pdslurm.records.command_line import options
+from pdslurm.records.shapes import misfit
 
 NAMES = ("config.yaml", "plan.json", "fairness.json", "versions.json", "nodes.json", "state.json", "events.jsonl")
 
@@ -84,7 +86,10 @@ class Provenance:
             return None, ""
         except (OSError, ValueError, RecursionError) as error:
             return None, " ".join(str(error).split())
-        return (value, "") if isinstance(value, dict) else (None, f"it holds a {type(value).__name__}, not an object")
+        if not isinstance(value, dict):
+            return None, f"it holds a {type(value).__name__}, not an object"
+        why = misfit(value, SHAPES[name], name.removesuffix(".json")) if name in SHAPES else None
+        return (None, why) if why else (value, "")
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -4,7 +4,6 @@ What is not known is None: it is no difference to what is known."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import slo
+from analysis.load.provenance import Provenance
 from pdslurm.errors import ResultsError
 from pdslurm.records.measurement import Measurement
 
@@ -101,7 +101,8 @@ def _configured(folder: Path) -> str | None:
 @cache
 def _named(folder: Path) -> tuple[tuple[str, str | None], ...]:
     """(beginning, GPU names) of every session; an older run has one, without its time."""
-    sessions = [*_sessions(folder / "versions.json"), *_sessions(folder / "nodes.json")]
+    run = Provenance(folder)
+    sessions = [*_sessions(run.versions), *_sessions(run.nodes)]
     found = []
     for session in sorted(sessions, key=lambda s: str(s.get("started_at") or "")):
         places = [session.get("host") or {}, *((node.get("facts") or {}) for node in session.get("nodes") or ())]
@@ -111,12 +112,8 @@ def _named(folder: Path) -> tuple[tuple[str, str | None], ...]:
     return tuple(found)
 
 
-def _sessions(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return [session for session in value.get("sessions") or [value] if isinstance(session, dict)]
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return []
+def _sessions(value: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    return value.get("sessions") or [value] if value else []
 
 
 def same_gpu(one: str, other: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pdslurm.errors import ResultsError
+from pdslurm.records.shapes import misfit
 from pdslurm.records.whole_file import cannot_write, write_json
 
 FILE = "withdrawn.json"
@@ -26,10 +28,12 @@ def of_folder(folder: Path) -> Withdrawal | None:
     path = folder / FILE
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        found = Withdrawal(*(str(value[name]) for name in ("why", "at", "by")))
+        if why := misfit(value, Mapping[str, str], "it"):
+            raise ValueError(why)
+        found = Withdrawal(*(value[name] for name in ("why", "at", "by")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ResultsError(f"{path}: not a withdrawal ({type(error).__name__}: {error}); write it anew or remove it") from error
     if not found.why.strip():
         raise ResultsError(f"{path}: why is empty; write it anew or remove it")

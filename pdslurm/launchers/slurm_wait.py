@@ -21,6 +21,7 @@ from pdslurm.slurm.job_states import JobState
 
 POLL_S = 1.0
 JOB_EVERY_S = 5.0  # how often slurmctld is asked
+MAX_EXIT_CODE = 255
 SILENT_S = 10.0  # an answer may take so long before anybody is told
 FILES_S = 30.0  # what a job wrote last may take so long to show on a shared file system
 WORDS_S = 2.0  # for a job that Slurm ended, which may have written nothing
@@ -145,11 +146,17 @@ class Events:
 
 def last_words(path: Path, job: str) -> dict[str, Any] | None:
     """What the job wrote in ended.json; None where there is nothing of this job."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         last = json.loads((path / "slurm" / "ended.json").read_text())
-        if isinstance(last, dict) and last.get("job_id") == job and isinstance(last.get("exit_code"), int) and "text" in last:
+        if isinstance(last, dict) and last.get("job_id") == job and "text" in last and _are_counts(last):
             return last
     return None
+
+
+def _are_counts(last: dict[str, Any]) -> bool:
+    """Whether the exit code is one of a process, and how often Slurm queued the job again is a number where it is told."""
+    code, restarts = last.get("exit_code"), last.get("restarts", 0)
+    return type(code) is int and 0 <= code <= MAX_EXIT_CODE and type(restarts) is int
 
 
 def read_outcome(path: Path, job: str, slurm: JobState) -> tuple[int, str]:

@@ -46,7 +46,7 @@ class RawFiles:
         size = path.stat().st_size
         if size != (length or size):
             return f"{name} has {size:,} of {length:,} bytes"
-        return f"{name} is cut short" if not size or (what == "requests" and length is None and not _is_table(path)) else None
+        return f"{name} is cut short or damaged" if not size or (what == "requests" and not _is_table(path)) else None
 
 
 def raw_files(folder: RunFolder, sessions: Sequence[Session], *, searching: bool) -> RawFiles:

@@ -142,6 +142,11 @@ def test_slurm_does_not_answer(
         ("state.json", b'{"status": {"a": []}, "points_total": "9", "reason": 4}', "4"),
         ("progress.json", b'{"stage": 1}', "progress.json: no 'arm'"),
         ("progress.json", b'{"stage": "s", "arm": "a", "point": "p", "left_s": "long"}', "progress.json: unsupported operand"),
+        (
+            "progress.json",
+            b'{"stage": "s", "arm": "a", "point": "p", "left_s": 1%s}' % (b"0" * 400),
+            "progress.json: integer division result too large for a float",
+        ),
         ("progress.json", b"null", "progress.json is a JSON NoneType, not an object"),
         ("slurm/job.json", b'"7"', "job.json is a JSON str, not an object"),
         ("slurm/job.json", b'{"job_id": ["7"]}', "slurm/job.json: job_id=['7'] is no job's id"),

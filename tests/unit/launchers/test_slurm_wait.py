@@ -167,6 +167,33 @@ def test_a_job_that_must_be_released(slurm: SlurmStandIn, follow: Follow, ends: 
     assert capsys.readouterr().err.count("job 1 is PENDING (JobHeldUser): it waits until `scontrol release 1` lets it start") == 1
 
 
+ODD: dict[str, list[Any]] = {
+    "exit_code": [True, -1, 256, 10**300, None], "restarts": [None, "1", []], "job_id": [1, None, []],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in ODD.items() for value in values],
+    ids=str,
+)
+def test_odd_last_words_are_none(tmp_path: Path, follow: Follow, ends: Callable[..., None], name: str, value: Any) -> None:
+    ends()
+    assert slurm_wait.last_words(tmp_path / "run", "1") is not None
+    ends(**{name: value})
+    assert slurm_wait.last_words(tmp_path / "run", "1") is None
+
+
+def test_last_words_that_are_nested_deep_or_a_folder_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "slurm" / "ended.json"
+    file.parent.mkdir()
+    file.write_text("[" * 100_000)
+    assert slurm_wait.last_words(tmp_path, "1") is None
+    file.unlink()
+    file.mkdir()
+    assert slurm_wait.last_words(tmp_path, "1") is None
+
+
 def test_odd_files_of_the_run(slurm: SlurmStandIn, follow: Follow, ends: Callable[..., None], tmp_path: Path) -> None:
     """Whatever stands in progress.json, events.jsonl and ended.json, the wait goes on until Slurm says that the job has ended."""
     slurm.job("1", "RUNNING")

@@ -147,6 +147,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def test_a_request_file_of_zeros_is_none(tmp_path: Path) -> None:
+    """It is as long as the record says."""
+    folder = RunFolder(tmp_path)
+    made = measured(folder)
+    requests = folder.beside_raw(made, "requests")
+    requests.write_bytes(bytes(requests.stat().st_size))
+    (sentence,) = look_over(folder, made)
+    assert f"{requests.name} is cut short or damaged)" in sentence
+    assert not is_done(folder, made)
+
+
 @pytest.mark.parametrize("is_older", [False, True])
 @pytest.mark.parametrize("end", [".json.gz", ".requests.csv.gz"])
 @pytest.mark.parametrize("harm", [gone, empty, cut])

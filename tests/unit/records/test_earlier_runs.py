@@ -65,7 +65,7 @@ def test_what_is_broken_is_passed_over(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_record_that_lacks_what_a_point_has_tells_what_it_can(tmp_path: Path) -> None:
-    odd = of(point("a", 110, 24.0, client={"until_last_answer": "late", "client_wall_s": float("nan")}))
+    odd = of(point("a", 110, 24.0, client={"until_last_answer": "late", "client_wall_s": "late"}))
     write(tmp_path / "run", [ready("a", 100, 60.0)], [replace(odd, point={"id": "odd", "max_concurrency": 0})])
     (seen,) = earlier_runs(tmp_path, "lab", "tiny").points
     assert (seen.num_prompts, seen.is_work, seen.measuring_s) == (0, False, 20.0)

@@ -51,7 +51,7 @@ def test_write_json_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = record(
         checks=(Check("completed", True, "4 of 4", {"asked": 4}), Check("clocks", None, "no nvidia-smi")),
-        distributions={"itl_ms": {"50": 12}}, invalid_reasons=("a",),
+        distributions={"itl_ms": {"50": 12}}, valid=False, invalid_reasons=("a",),
     )  # fmt: skip
     assert load_record(RunFolder(tmp_path).save(made)) == made
 
@@ -137,6 +137,11 @@ def test_files_beside_the_raw_one(tmp_path: Path) -> None:
     made = record(provenance={"raw": f"{raw}.json.gz"})
     assert folder.beside_raw(made, "requests") == tmp_path / f"{raw}.requests.csv.gz"
     assert folder.beside_raw(made, "timeline") == tmp_path / f"{raw}.timeline.csv.gz"
+
+
+def test_a_data_set_s_name_in_an_id_is_no_length(tmp_path: Path) -> None:
+    made = record(point={"id": "i64-rinf-c4-o1-mini-rep0", "input_len": 64, "output_len": 0}, demand={"input_len": 0})
+    assert load_record(RunFolder(tmp_path).save(made)) == made
 
 
 @pytest.mark.parametrize("kind", RECORDS)

@@ -26,6 +26,7 @@ ROUTE, PD = "route_2", "pd_1p1d"
 # refused: no table, figure or verdict over these records together; verdict: the records are right, what is concluded changes;
 # unseen: the record alone cannot tell, and `why` says so.
 INVALID, UNVERIFIED, FINDING, REFUSED, VERDICT, UNSEEN = "invalid", "unverified", "finding", "refused", "verdict", "unseen"
+LEFT_OUT = "left out"
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _percentile(values: list[float], share: float) -> float:
 class Lie:
     name: str
     plant: Callable[[Path], list[Path]]
-    outcome: str  # INVALID, UNVERIFIED, FINDING, REFUSED, VERDICT or UNSEEN
+    outcome: str  # INVALID, UNVERIFIED, FINDING, REFUSED, VERDICT, UNSEEN or LEFT_OUT
     why: str  # what contradicts the lie, or why nothing does
     raw: bool = False  # whether it needs the raw files, which are large
     deep: bool = False  # whether only the raw files contradict it
@@ -284,7 +285,7 @@ def other_gpu(p: Point) -> None:
             gpu["max_sm_mhz"] = gpu["sm_mhz"] = 1410
 
 
-@each("11a NaN in the summary", INVALID, "a done point of a streamed load has finite latencies", arm=PD, rate=9.54)
+@each("11a NaN in the summary", LEFT_OUT, "no number of a record is NaN", arm=PD, rate=9.54)
 def nan_summary(p: Point) -> None:
     for name in p.metrics:
         if name.endswith(("_ttft_ms", "_e2el_ms", "_tpot_ms")):
@@ -652,7 +653,7 @@ def prompts_half(p: Point) -> None:
     p.restate()
 
 
-@each("a point's order was edited to twice the output", INVALID, "lines, summary and engines have half of what is ordered")
+@each("a point's order was edited to twice the output", LEFT_OUT, "the point's id has half of it")
 def ordered_twice(p: Point) -> None:
     p.record["point"]["output_len"] *= 2
 

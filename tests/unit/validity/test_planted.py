@@ -9,10 +9,24 @@ from pathlib import Path
 import pytest
 
 from analysis.load.frame import load_runs
+from analysis.load.notes import sentences
 from analysis.load.recheck import judge_records
 from analysis.report.summary import summary
 from pdslurm.errors import ResultsError
-from tests.unit.validity.planted import INVALID, LIES, REFUSED, UNSEEN, UNVERIFIED, VERDICT, Lie, Point, copy_run, points, second
+from tests.unit.validity.planted import (
+    INVALID,
+    LEFT_OUT,
+    LIES,
+    REFUSED,
+    UNSEEN,
+    UNVERIFIED,
+    VERDICT,
+    Lie,
+    Point,
+    copy_run,
+    points,
+    second,
+)
 
 RUN = Path(__file__).parents[3] / "results" / "h100x2" / "should_i"
 
@@ -34,7 +48,7 @@ def no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "lie", [lie for lie in LIES if lie.outcome in (INVALID, UNVERIFIED, REFUSED, UNSEEN)], ids=lambda lie: lie.name
+    "lie", [lie for lie in LIES if lie.outcome in (INVALID, UNVERIFIED, REFUSED, UNSEEN, LEFT_OUT)], ids=lambda lie: lie.name
 )
 def test_what_comes_of_a_lie(lie: Lie, tmp_path: Path) -> None:
     folder = copy_run(RUN, tmp_path / "run", raw=lie.raw)
@@ -46,7 +60,10 @@ def test_what_comes_of_a_lie(lie: Lie, tmp_path: Path) -> None:
     frame = load_runs([folder, *second(folder)], deep=lie.raw)
     mine = frame[[Path(path).resolve() in edited for path in frame["path"]]]
     text_alone = mine["unverified"].map(lambda names: set(names) <= {"text"})  # no record of that run asked for the text
-    if lie.outcome == INVALID:
+    if lie.outcome == LEFT_OUT:
+        assert mine.empty
+        assert all(any(path.name in note for note in sentences(frame)) for path in sorted(edited)[:1])
+    elif lie.outcome == INVALID:
         assert len(mine) == len(edited)
         assert not mine["valid"].any(), list(mine["invalid_reasons"])
     elif lie.outcome == UNVERIFIED:

@@ -138,7 +138,7 @@ def test_a_timeline_that_was_cut_counts_as_not_there(tmp_path: Path) -> None:
 
 
 def test_records_that_name_no_raw_file_lack_none(tmp_path: Path) -> None:
-    made = replace(record(), provenance={"raw": None})
+    made = replace(record(), provenance={})
     assert sentences(load_runs([write(tmp_path, [made])])) == ()
 
 

@@ -51,7 +51,7 @@ def test_energy_by_output_token_and_the_mean_clock(tmp_path: Path) -> None:
     assert (row["energy_j"], row["j_per_token"], row["mean_sm_mhz"]) == (10000.0, 2.0, 1550.0)
 
 
-@pytest.mark.parametrize(("joules", "gpus"), [([6000.0, None], 2), ([6000.0], 2), ([], 0)])
+@pytest.mark.parametrize(("joules", "gpus"), [([6000.0, None], 2), ([6000.0], 2), ([], 1)])
 def test_energy_is_not_known_unless_every_gpu_of_the_arm_tells_it(tmp_path: Path, joules: list[float | None], gpus: int) -> None:
     row = load_runs([write(tmp_path, [used(joules, gpus)])]).iloc[0]
     assert row[["energy_j", "j_per_token"]].isna().all()

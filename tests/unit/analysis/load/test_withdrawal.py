@@ -40,7 +40,14 @@ def test_it_is_written_read_and_taken_back(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "not a withdrawal"), ("[]", "not a withdrawal"), ('{"why": " ", "at": "", "by": ""}', "why is empty")]
+    ("text", "why"),
+    [
+        ("{", "not a withdrawal"),
+        ("[]", "it is a list, not an object"),
+        ("[" * 100_000, "not a withdrawal"),
+        ('{"why": [1], "at": "", "by": ""}', "it.why is a list, not a text"),
+        ('{"why": " ", "at": "", "by": ""}', "why is empty"),
+    ],
 )
 def test_a_file_that_does_not_say_why_is_not_taken_for_absent(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "withdrawn.json").write_text(text)

@@ -91,7 +91,7 @@ def test_what_was_set_differently_is_named_with_both_values(tmp_path: Path) -> N
 
 
 def test_arms_and_files_that_one_run_lacks_are_named(tmp_path: Path) -> None:
-    other = {"sets": [{"name": "b", "arms": ["b"]}], "processes": []}
+    other = {"sets": [{"name": "b", "arms": ["b"], "gpus": 1}], "processes": []}
     text = same(tmp_path, first={"plan": plan(process())}, second={"plan": other})
     assert "arm a: only in A" in text
     assert "arm b: only in B" in text
