@@ -106,7 +106,7 @@ def _with_raw(judged: Judged) -> Judged:
         raw = json.loads(gzip.decompress((judged.folder / str(record.provenance.get("raw"))).read_bytes()))
         made = [[_number(cell) for cell in row] for row in request_rows(with_latencies(raw))]
         bins = itl_histogram(raw)
-    except (OSError, EOFError, zlib.error, *UNEXPECTED) as error:
+    except (OSError, EOFError, zlib.error, RecursionError, *UNEXPECTED) as error:
         said = f"the raw file cannot be read ({type(error).__name__})"
         return replace(judged, record=replace(record, checks=(*record.checks, Check("raw", None, said, unverified=True))))
     wrong = []

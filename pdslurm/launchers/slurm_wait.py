@@ -90,7 +90,7 @@ def show(state: State, path: Path, job: str, slurm: JobState) -> None:
     state.stage = f"job {job} is {slurm}"
     if slurm.word == "RUNNING":
         new = copy.copy(state)
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             new.update_from(json.loads((path / PROGRESS).read_text()), time.monotonic())
             new.what(), new.left_s()  # a file with values of other types is no news
             vars(state).update(vars(new))
@@ -135,7 +135,7 @@ class Events:
         self.at += len(whole + newline)
         said = []
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError, KeyError, AttributeError):
+            with contextlib.suppress(ValueError, KeyError, AttributeError, RecursionError):
                 event = json.loads(line)
                 said += [str(event["event"])] if event.get("said") else []
         return said

@@ -36,7 +36,22 @@ def in_job(
         def carry_out(_: c.Config) -> str:
             assert not (run.path / "slurm" / "ended.json").exists()
             status, valid = ("failed", False) if adds == "failed" else ("done", adds == "done")
-            run.save(Measurement("k1", "r", "pd", "measured", status, valid, (), {"id": "p1"}, {}, "2026-01-01T00:00:00Z", 1.0))
+            run.save(
+                Measurement(
+                    "k1",
+                    "r",
+                    "pd",
+                    "measured",
+                    status,
+                    valid,
+                    (),
+                    {"id": "p1"},
+                    {},
+                    "2026-01-01T00:00:00Z",
+                    1.0,
+                    metrics={"mean_ttft_ms": 1.0},
+                )
+            )
             if error:
                 raise error
             return "1 points measured"

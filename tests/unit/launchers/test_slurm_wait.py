@@ -17,6 +17,7 @@ from pdslurm.measure.progress import State
 from pdslurm.plan.plan import build_plan
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.slurm import job_states
+from pdslurm.slurm.job_states import JobState
 from tests.slurm_stand_ins import SlurmStandIn
 
 Follow = Callable[[], tuple[int, str]]
@@ -192,6 +193,19 @@ def test_last_words_that_are_nested_deep_or_a_folder_are_none(tmp_path: Path) ->
     file.unlink()
     file.mkdir()
     assert slurm_wait.last_words(tmp_path, "1") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, json.dumps(State("t", 3).as_json(0.0) | {"began": 10**400})], ids=["deep", "400 digits"]
+)
+def test_progress_that_is_nested_deep_or_of_400_digits_is_no_news(tmp_path: Path, text: str) -> None:
+    (tmp_path / "progress.json").write_text(text)
+    state = State("t", 3)
+    slurm_wait.show(state, tmp_path, "1", JobState("RUNNING"))
+    assert state.points_total == 3
+    events = slurm_wait.Events(tmp_path / "events.jsonl")
+    (tmp_path / "events.jsonl").write_text("[" * 100_000 + '\n{"said": true, "event": "x"}\n')
+    assert events.new() == ["x"]
 
 
 def test_odd_files_of_the_run(slurm: SlurmStandIn, follow: Follow, ends: Callable[..., None], tmp_path: Path) -> None:
