@@ -76,9 +76,9 @@ def test_a_point_s_summary_and_its_files(client: bench_client.Client, tmp_path: 
     result = run(client, "--random-output-len", "3", raw=raw, requests=raw.with_name("point.requests.csv.gz"))
     assert set(result) == {
         "completed", "total_output_tokens", "duration", "samples", "arrivals", "ignore_eos", "mean_ttft_ms", "mean_e2el_ms",
-        "mean_itl_ms", "request_throughput", "output_throughput", "total_token_throughput",
-        "total_input_tokens", "client_wall_s", "client_cpu_s", "prompts_s", "first_error", "asked", "prompts_again",
-        "ordered_output_tokens",
+        "mean_itl_ms", "mean_tpot_ms", "p90_ttft_ms", "p90_tpot_ms", "request_throughput", "output_throughput",
+        "total_token_throughput", "total_input_tokens", "client_wall_s", "client_cpu_s", "prompts_s", "first_error", "asked",
+        "prompts_again", "ordered_output_tokens",
         "itl_histogram", *CLIENT_FACTS,
     }  # fmt: skip
     assert result["first_error"] == "boom"
