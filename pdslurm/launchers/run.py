@@ -66,8 +66,8 @@ def run_path(config: Config) -> Path:
 
 
 def earlier_runs_of(config: Config) -> EarlierRuns:
-    """What runs before took on the same cluster with the same model, for the plan's estimate."""
-    return earlier_runs(Path(config.run_root), config.cluster.name, config.model.name)
+    """What earlier runs took on the same cluster with the same model, for the plan's estimate; this run too, where it goes on."""
+    return earlier_runs(Path(config.run_root), config.cluster.name, config.model.name, run_path(config))
 
 
 def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -> None:

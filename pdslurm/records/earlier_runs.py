@@ -70,9 +70,10 @@ class EarlierRuns:
 NO_RUNS = EarlierRuns()
 
 
-def earlier_runs(root: Path, cluster: str, model: str) -> EarlierRuns:
-    """What the newest runs under `root` of this cluster and model took."""
-    found = [folder for folder in _newest(root) if _is_of(folder, cluster, model)][:MOST_RUNS]
+def earlier_runs(root: Path, cluster: str, model: str, own: Path | None = None) -> EarlierRuns:
+    """What the newest runs under `root` of this cluster and model took, and before them the run in `own`, which goes on."""
+    others = [folder for folder in _newest(root) if own is None or folder.resolve() != own.resolve()]
+    found = [folder for folder in (*filter(None, [own]), *others) if _is_of(folder, cluster, model)][:MOST_RUNS]
     loads: list[LoadSeen] = []
     records: list[Measurement] = []
     for folder in found:

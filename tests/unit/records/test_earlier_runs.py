@@ -38,6 +38,17 @@ def test_runs_of_the_same_cluster_and_model_the_newest_first(tmp_path: Path) -> 
     assert [(each.arm, each.input_len, each.measuring_s) for each in found.points] == [(PAIR, 512, 20.0)] * 2
 
 
+def test_a_run_that_goes_on_tells_first_wherever_its_folder_is(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "runs", run(tmp_path / "elsewhere", "own", 1.0, 50.0)
+    inside = run(root, "inside", 2.0)
+    newest = run(root, "newest", 3.0)
+    other = run(tmp_path / "elsewhere", "other", 4.0, model="other")
+    assert earlier_runs(root, "lab", "tiny", elsewhere).runs == (str(elsewhere), str(newest), str(inside))
+    assert earlier_runs(root, "lab", "tiny", inside).runs == (str(inside), str(newest))
+    assert earlier_runs(root, "lab", "tiny", other).runs == (str(newest), str(inside))
+    assert earlier_runs(root, "lab", "tiny", root / "none").runs == (str(newest), str(inside))
+
+
 def test_a_load_is_of_the_arms_that_it_measured(tmp_path: Path) -> None:
     records = [of(point("a", 110, 24.0)), of(point("pd", 310, 24.0, 1), roles=["prefill", "decode"])]
     write(tmp_path / "run", [ready("a", 100, 60.0), ready("pd", 300, 80.0), ready("a", 500, 9.0)], records)
