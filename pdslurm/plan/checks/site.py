@@ -40,20 +40,24 @@ OWN_SRUN = frozenset((
     "error", "input", "pty", "het-group", "multi-prog", "test-only", "no-allocate", "immediate", "time", "relative", "label",
     "chdir",
 ))  # fmt: skip
+LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
 
 
 def problems(cluster: Cluster) -> Iterator[str]:
     """Every problem of the site's network and of what is asked of its Slurm."""
-    yield from _network(cluster.network)
+    yield from _network(cluster.network, one_host=cluster.one_host)
     yield from _slurm(cluster.slurm)
     yield from _extra(cluster.slurm)
     yield from _srun(cluster.slurm.srun)
 
 
-def _network(network: Network) -> Iterator[str]:
+def _network(network: Network, *, one_host: bool) -> Iterator[str]:
+    unreachable = "the loopback, by which nodes do not reach each other"
     if network.interface is not None and not re.fullmatch(r"[^\s,/:]{1,15}", network.interface):
         yield f"cluster.network.interface={network.interface!r}: must be the name of one interface, such as ib0"
+    elif network.interface == "lo" and not one_host:
+        yield f"cluster.network.interface=lo: is {unreachable}; must be an interface that leads to the others, such as ib0"
     if network.cidr is None:
         return
     example = "must be one IPv4 network such as 10.79.0.0/16"
@@ -64,6 +68,12 @@ def _network(network: Network) -> Iterator[str]:
         return
     if net.version != 4:
         yield f"cluster.network.cidr={network.cidr}: {example}; pdslurm does not use IPv6"
+    elif net.prefixlen == 0:
+        yield f"cluster.network.cidr={network.cidr}: has every address in it, and so chooses none; {example}"
+    elif net.overlaps(LOOPBACK) and not one_host:
+        yield f"cluster.network.cidr={network.cidr}: has {unreachable}; {example}"
+    elif net.is_multicast:
+        yield f"cluster.network.cidr={network.cidr}: has addresses for multicast, which no node has of its own; {example}"
     elif net.prefixlen == 32:
         why = "names one address, which one node alone can have"
         yield f"cluster.network.cidr={network.cidr}: {why}; {example}"
