@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pdslurm.config import Config, LauncherKind, register, to_config
 from pdslurm.errors import CleanUpFailed, ConfigError, LimitReached, PdslurmError
+from pdslurm.plan.checks import spelling
 from pdslurm.plan.checks.secrets import refuse_words
 from pdslurm.plan.environment import masked, masked_word
 from pdslurm.plan.smoke import is_smoke, with_smoke
@@ -27,6 +29,7 @@ register()
 def run(cfg: DictConfig) -> int:
     """Carries out one Hydra job; returns the exit code and has printed the error, if any."""
     try:
+        refuse_misread_variables(cfg)
         config = to_config(cfg)
         refuse_lost_overrides(config)
         config = with_splits(with_smoke(config, HydraConfig.get().overrides.task))
@@ -53,6 +56,12 @@ def print_answer(config: Config) -> None:
     """What the measurements say, where there are any to compare; a plan must not wait for what that imports."""
     if config.launcher.kind not in (LauncherKind.plan, LauncherKind.script):
         print(importlib.import_module("pdslurm.launchers.answer").answer_text(config), end="")
+
+
+def refuse_misread_variables(cfg: DictConfig) -> None:
+    """Raises ConfigError for environment variables of which YAML made something else than was written."""
+    if found := list(spelling.problems(cfg, HydraConfig.get(), GlobalHydra.instance().config_loader())):
+        raise ConfigError(found)
 
 
 def refuse_lost_overrides(config: Config) -> None:

@@ -132,7 +132,7 @@ class Cluster:
     slurm: Slurm = field(default_factory=Slurm)
     kv_backends: list[str] = field(default_factory=list)  # NIXL back ends: UCX or LIBFABRIC; empty: NIXL's default, UCX
     kv_buffer_device: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)  # text; a field of text would hide that YAML reads 010 as 8
     engine_args: dict[str, Any] = field(default_factory=dict)
     load_s: float = 180.0  # the three below are for estimates only
     gpu_tflops: float = 400.0
@@ -361,7 +361,7 @@ class Runtime:
     vllm: list[str] = field(default_factory=list)
     router: list[str] = field(default_factory=list)
     python: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)  # text, as in Cluster
     kind: RuntimeKind = RuntimeKind.bare
     image: str | None = None  # a registry's reference, or the path of a tarball (docker, podman), .sif or .sqsh
     mounts: list[str] = field(default_factory=list)  # "/host:/inside", "/host:/inside:ro" or "/both"
@@ -462,6 +462,8 @@ def to_config(cfg: DictConfig) -> Config:
     assert isinstance(config, Config)
     if unknown := list(_unknown_keys(config, "")):
         raise ConfigError(unknown)
+    for part in (config.cluster, config.runtime):
+        part.env = {name: str(value) for name, value in part.env.items()}
     return config
 
 

@@ -28,6 +28,12 @@ def with_smoke(config: Config, overrides: Sequence[str] = ()) -> Config:
         return config
     workload = OmegaConf.merge(OmegaConf.structured(Workload), OmegaConf.load(FILE))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.key_or_group.startswith("workload.") and not override.is_delete():
-            OmegaConf.update(workload, override.key_or_group.removeprefix("workload."), override.value())
+        group, _, key = override.key_or_group.partition(".")
+        value = override.value()
+        if group != "workload" or override.is_delete():
+            continue
+        if key:
+            OmegaConf.update(workload, key, value)
+        elif isinstance(value, dict):  # else it is the name smoke
+            workload = OmegaConf.merge(workload, value)
     return replace(config, workload=cast(Workload, OmegaConf.to_object(workload)), tune=Tune())

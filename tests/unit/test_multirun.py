@@ -24,6 +24,7 @@ VALUE = "abc-very-secret"
         ({"cluster": {"slurm": {"setup": [f"export WANDB_API_KEY={VALUE}"]}}}, "cluster.slurm.setup"),
         ({"hydra": {"overrides": {"task": [f"topology.extra_args=[--hf-token,{VALUE}]"]}}}, "hydra.overrides.task"),
         ({"runtime": {"env": {"MINE": VALUE}}}, "runtime.env.MINE"),
+        ({"runtime": {"env": {"MY_TOKEN": 12345678}}}, "runtime.env.MY_TOKEN"),
     ],
 )
 def test_a_secret_ends_a_multirun(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pdslurm.config import Cluster, Config, LauncherKind, Model, Tune, Workload
 from pdslurm.errors import ConfigError
-from pdslurm.plan.checks import attach, runtime, search, secrets, site, topology, tune
+from pdslurm.plan.checks import attach, environment, runtime, search, secrets, site, topology, tune
 from pdslurm.plan.checks import workload as workload_checks
 from pdslurm.plan.checks.own_flags import as_flags, own_flags
 from pdslurm.plan.commands import OWN_BENCH_FLAGS, OWN_FLAGS
@@ -50,6 +50,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _workload(config.workload, config.model, shape)
     yield from search.problems(config)
     yield from runtime.problems(config.runtime)
+    yield from environment.problems(config)
     yield from secrets.problems(config, os.environ)
     for field, name in {"name": config.name, **{f"arms.{arm}": arm for arm in config.arms}}.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):

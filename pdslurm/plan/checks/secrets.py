@@ -50,7 +50,8 @@ def _word(word: str, known: Mapping[str, str]) -> str | None:
 def _walk(path: str, name: str, value: Any, known: Mapping[str, str]) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _walk(f"{path}.{key}" if path else str(key), str(key), inner, known)
+            text = str(inner) if name == "env" and isinstance(inner, int | float) else inner  # a variable is text
+            yield from _walk(f"{path}.{key}" if path else str(key), str(key), text, known)
     elif isinstance(value, list):
         before = ("", *value)
         for last, inner in zip(before, value, strict=False):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pdslurm.config import Cluster, Network, Slurm
+from pdslurm.config import Cluster, Device, Network, Slurm
 
 # sbatch's options whose values are text, even where they consist of digits
 TEXT = frozenset((
@@ -20,6 +20,8 @@ TEXT = frozenset((
 TIMES = frozenset(("time", "time-min", "begin", "deadline"))  # of which YAML makes seconds, or minutes
 OWN_SBATCH = {
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node", "ntasks-per-gpu"), "topology and cluster.gpus_per_node say it"),
+    **dict.fromkeys(("tasks-per-node", "ntasks-per-tres"), "each node has one task, which starts the engines there"),
+    **dict.fromkeys(("gpus", "gpus-per-task", "gpus-per-socket", "tres-per-task"), "cluster.gpus_per_node says it, of each node"),
     **dict.fromkeys(("job-name", "output", "error", "input"), "the run's name and folder say it"),
     "signal": "cluster.slurm.warn_s says it",
     "requeue": "cluster.slurm.requeue says it",
@@ -40,20 +42,24 @@ OWN_SRUN = frozenset((
     "error", "input", "pty", "het-group", "multi-prog", "test-only", "no-allocate", "immediate", "time", "relative", "label",
     "chdir",
 ))  # fmt: skip
+LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
 
 
 def problems(cluster: Cluster) -> Iterator[str]:
     """Every problem of the site's network and of what is asked of its Slurm."""
-    yield from _network(cluster.network)
+    yield from _network(cluster.network, one_host=cluster.one_host)
     yield from _slurm(cluster.slurm)
-    yield from _extra(cluster.slurm)
+    yield from _extra(cluster)
     yield from _srun(cluster.slurm.srun)
 
 
-def _network(network: Network) -> Iterator[str]:
+def _network(network: Network, *, one_host: bool) -> Iterator[str]:
+    unreachable = "the loopback, by which nodes do not reach each other"
     if network.interface is not None and not re.fullmatch(r"[^\s,/:]{1,15}", network.interface):
         yield f"cluster.network.interface={network.interface!r}: must be the name of one interface, such as ib0"
+    elif network.interface == "lo" and not one_host:
+        yield f"cluster.network.interface=lo: is {unreachable}; must be an interface that leads to the others, such as ib0"
     if network.cidr is None:
         return
     example = "must be one IPv4 network such as 10.79.0.0/16"
@@ -64,6 +70,12 @@ def _network(network: Network) -> Iterator[str]:
         return
     if net.version != 4:
         yield f"cluster.network.cidr={network.cidr}: {example}; pdslurm does not use IPv6"
+    elif net.prefixlen == 0:
+        yield f"cluster.network.cidr={network.cidr}: has every address in it, and so chooses none; {example}"
+    elif net.overlaps(LOOPBACK) and not one_host:
+        yield f"cluster.network.cidr={network.cidr}: has {unreachable}; {example}"
+    elif net.is_multicast:
+        yield f"cluster.network.cidr={network.cidr}: has addresses for multicast, which no node has of its own; {example}"
     elif net.prefixlen == 32:
         why = "names one address, which one node alone can have"
         yield f"cluster.network.cidr={network.cidr}: {why}; {example}"
@@ -80,8 +92,9 @@ def _slurm(slurm: Slurm) -> Iterator[str]:
         yield f"cluster.slurm.warn_s={slurm.warn_s}: must be 0 or more seconds"
 
 
-def _extra(slurm: Slurm) -> Iterator[str]:
+def _extra(cluster: Cluster) -> Iterator[str]:
     """`extra` goes to sbatch as it is: what YAML turned into something else is refused, and what pdslurm sets itself."""
+    slurm = cluster.slurm
     for given, value in slurm.extra.items():
         name, field = str(given).replace("_", "-"), f"cluster.slurm.extra.{given}"
         if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
@@ -92,8 +105,33 @@ def _extra(slurm: Slurm) -> Iterator[str]:
             yield f"{field}={value}: {_not_text(name, value)}" + ("; or set cluster.slurm.time_min" if name == "time" else "")
         elif name == "time" and value is not None:
             yield from _time(slurm, value)
+        elif name in ("gres", "gpus-per-node") and value is not None and value is not False:
+            yield from _gpus(cluster, name, field, value)
         elif getattr(slurm, name.replace("-", "_"), None) is not None and name in TEXT and name != "time-min" and value is not None:
             yield f"{field}={value}: cluster.slurm.{name}={getattr(slurm, name)} says it too; set one of them"
+
+
+def _gpus(cluster: Cluster, name: str, field: str, value: Any) -> Iterator[str]:
+    """Either may name the type of the GPUs, but has to ask for as many of each node as the plan puts there."""
+    asked, per_node = gpus_asked(name, value), cluster.gpus_per_node
+    takes_the_place = name == "gres" and cluster.slurm.gpus_by == "gres"
+    if cluster.device is Device.cpu or asked == per_node or (asked is None and not takes_the_place):
+        return
+    example = f"gpu:{per_node} or gpu:TYPE:{per_node}" if name == "gres" else f"{per_node} or TYPE:{per_node}"
+    wrong = f"asks for {asked or 'no'} GPU(s) of each node, and cluster.gpus_per_node={per_node}"
+    yield f"{field}={value}: {wrong}; must have {example}"
+
+
+def gpus_asked(name: str, value: Any) -> int | None:
+    """How many GPUs of each node --gres or --gpus-per-node asks for, all types together; None where it speaks of none.
+
+    >>> gpus_asked("gres", "gpu:a100:4,nvme:1"), gpus_asked("gres", "nvme:1"), gpus_asked("gpus-per-node", "a100:2,h100:2")
+    (4, None, 4)
+    """
+    entries = [re.split("[:=]", entry.strip().removeprefix("gres:").removeprefix("gres/")) for entry in str(value).split(",")]
+    counted = [entry[1:] for entry in entries if entry[0] == "gpu"] if name == "gres" else entries
+    counts = [int(words[-1]) if words and words[-1].isdecimal() else 1 for words in counted]  # without a number it is one
+    return sum(counts) if counts else None
 
 
 def _time(slurm: Slurm, value: str) -> Iterator[str]:

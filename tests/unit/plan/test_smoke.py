@@ -37,3 +37,11 @@ def test_a_model_of_any_size_and_the_command_line_s_own_values() -> None:
                       "workload.sweeps.smoke.max_concurrency=[4]")  # fmt: skip
     assert [(p.num_prompts, p.max_concurrency) for p in build_plan(config).points] == [(16, 4)]
     assert "caution: workload=smoke measures nothing; it shows whether every arm works" in opening(make_outline(config))
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+def test_values_in_a_dictionary_of_the_command_line_count_too(sign: str) -> None:
+    config = composed("demo", "workload=smoke", f"{sign}workload={{num_prompts: 16, sweeps: {{smoke: {{max_concurrency: [4]}}}}}}")
+    assert [(p.num_prompts, p.input_len, p.max_concurrency) for p in build_plan(config).points] == [(16, 128, 4)]
+    config = composed("demo", "workload=smoke", "workload.num_prompts=16", f"{sign}workload={{num_prompts: 4, duration_s: 5}}")
+    assert (config.workload.num_prompts, config.workload.duration_s) == (4, 5.0), "the last one counts, as in Hydra"
