@@ -28,7 +28,9 @@ def accept():
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         job = len(list((root / "jobs").iterdir())) + 1
-        (root / "jobs" / str(job)).write_text(json.dumps({{"name": option("job-name"), "state": "PENDING"}}))
+        (root / "jobs" / str(job)).write_text(json.dumps({{
+            "name": option("job-name"), "state": "PENDING", "log": (option("output") or "").replace("%j", str(job)),
+        }}))
     return job
 
 
@@ -36,8 +38,10 @@ def jobs():
     return {{path.name: json.loads(path.read_text()) for path in sorted((root / "jobs").iterdir())}}
 
 
-if told == "once away":
+if told.startswith("once "):
     (root / f"{{name}}.told").unlink()
+if told == "once forgotten":
+    sys.exit("slurm_load_jobs error: Invalid job id specified")
 if told in ("away", "once away"):
     away()
 if told == "hang":
@@ -79,7 +83,8 @@ elif name == "scontrol":
     if not what:
         sys.exit("slurm_load_jobs error: Invalid job id specified")
     fields = f"JobName={{what['name']}} JobState={{what['state']}} Reason={{what.get('reason', 'None')}}"
-    print(f"JobId={{args[-1]}} {{fields}} Dependency=(null) Requeue=1 Restarts={{what.get('restarts', 0)}}")
+    print(f"JobId={{args[-1]}} {{fields}} Dependency=(null) Requeue=1 Restarts={{what.get('restarts', 0)}}", end="")
+    print(f" StdIn=/dev/null StdOut={{what['log']}} TresPerNode=gres:gpu:8" if what.get("log") else "")
 elif name == "sacct":
     if not (root / "accounts").exists():
         sys.exit("Slurm accounting storage is disabled")

@@ -112,12 +112,17 @@ def current_job(path: Path, name: str) -> tuple[str, job_states.JobState] | None
     note = noted_job(path)
     if note:
         job, state = str(note["job_id"]), job_states.job_state(str(note["job_id"]))
-        same = note.get("name") in (None, state.name) or not state.name  # a cluster that was set up anew counts from 1 again
-        if state.is_alive and same:
+        if state.is_alive and is_same(note, state):
             return job, state
     alive = {job: state for job, state in job_states.jobs_by_name(name).items() if state.is_alive}
     first = min(alive, key=int, default=None)
     return (first, alive[first]) if first else None
+
+
+def is_same(note: dict[str, Any], state: job_states.JobState) -> bool:
+    """Whether Slurm speaks of the job that job.json notes, and not of another's with its number: a cluster that was set up anew
+    counts from 1 again. Its log tells a job that somebody gave another name."""
+    return note.get("name") in (None, state.name) or not state.name or (bool(state.stdout) and state.stdout == note.get("log"))
 
 
 def note_job(path: Path, job: str, name: str) -> None:

@@ -24,6 +24,7 @@ JOB_EVERY_S = 5.0  # how often slurmctld is asked
 MAX_EXIT_CODE = 255
 SILENT_S = 10.0  # an answer may take so long before anybody is told
 FILES_S = 30.0  # what a job wrote last may take so long to show on a shared file system
+FORGOTTEN_TIMES = 3  # in a row: a controller that has just taken over may not know a job that runs
 WORDS_S = 2.0  # for a job that Slurm ended, which may have written nothing
 WORDS = {
     "CANCELLED": "somebody cancelled it",
@@ -46,9 +47,14 @@ class Questions:
         threading.Thread(target=self._ask, daemon=True).start()
 
     def _ask(self) -> None:
+        forgotten = 0
         while not self._end.is_set():
             try:
-                self.state, self.words, self.answered_at = job_states.job_state(self.job), "", time.monotonic()
+                state = job_states.job_state(self.job)
+                forgotten = forgotten + 1 if state.word == job_states.UNKNOWN else 0
+                self.words, self.answered_at = "", time.monotonic()
+                if not 0 < forgotten < FORGOTTEN_TIMES:
+                    self.state = state
             except (SlurmUnreachable, ConfigError, OSError) as error:
                 self.words = str(error).splitlines()[-1].strip()
             self._end.wait(JOB_EVERY_S)

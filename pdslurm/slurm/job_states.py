@@ -58,6 +58,7 @@ class JobState:
     reason: str = "None"
     name: str = ""
     restarts: int | None = None
+    stdout: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -112,7 +113,9 @@ def job_state(job_id: str, *, timeout_s: float | None = None) -> JobState:
     fields = dict(re.findall(r"\b(JobState|Reason|JobName|Restarts)=(\S+)", done.stdout))
     if "JobState" in fields:
         restarts = int(fields["Restarts"]) if fields.get("Restarts", "").isdigit() else None
-        return JobState(fields["JobState"], fields.get("Reason", "None"), fields.get("JobName", ""), restarts)
+        stdout = re.search(r"\bStdOut=(.*?)(?: \w+=|$)", done.stdout, re.MULTILINE)
+        named = fields.get("JobName", "")
+        return JobState(fields["JobState"], fields.get("Reason", "None"), named, restarts, stdout[1].strip() if stdout else "")
     if FORGOTTEN.search(done.stderr + done.stdout):
         return JobState(UNKNOWN)
     raise SlurmUnreachable(f"slurmctld does not answer: `scontrol show job {job_id}`: {said(done)}")
@@ -130,15 +133,16 @@ def jobs_by_name(name: str, *, timeout_s: float | None = None) -> dict[str, JobS
 
 
 def _queue(*which: str, timeout_s: float | None) -> dict[str, JobState]:
-    """The header shows that squeue has answered: an error may come with exit code 0, and an empty queue has no other line."""
+    """The header shows that squeue has answered: an error may come with exit code 0, and an empty queue has no other line. A table
+    that comes with an error is not whole, and a job that is not in it may be there all the same."""
     done = answer("squeue", "--states=all", *which, "--format=%i|%T|%r", timeout_s=timeout_s)
     rows = [tuple(word.strip() for word in line.split("|", 2)) for line in done.stdout.splitlines() if line.strip()]
     rows = [row for row in rows if not row[0].startswith("CLUSTER:")]
-    if HEADER in rows:
+    if HEADER in rows and done.returncode == 0:
         found = [row for row in rows[rows.index(HEADER) :] if row != HEADER]
         if all(len(row) == 3 for row in found):
             return {row[0]: JobState(row[1], row[2]) for row in found if row[0].isdigit()}
-    elif FORGOTTEN.search(done.stderr):
+    elif HEADER not in rows and FORGOTTEN.search(done.stderr):
         return {}
     raise SlurmUnreachable(f"slurmctld does not answer: `squeue {which[0][:60]}`: {said(done)}")
 

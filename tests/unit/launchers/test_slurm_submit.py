@@ -228,6 +228,17 @@ def test_the_job_that_is_there(
     assert len(slurm.calls("sbatch")) == (expected == "new")
 
 
+def test_a_job_that_somebody_gave_another_name(slurm: SlurmStandIn, run: Path, find: Find) -> None:
+    """Its log tells it from a job of another with its number."""
+    assert find() == "1"
+    (log,) = (option.partition("=")[2] for option in slurm.calls("sbatch")[0] if option.startswith("--output="))
+    slurm.job("1", "PENDING", "renamed", log=log.replace("%j", "1"))
+    assert find() == "1"
+    slurm.job("1", "RUNNING", "renamed", log=log.replace("%j", "7"))
+    assert find() == "2"
+    assert len(slurm.calls("sbatch")) == 2
+
+
 def test_a_folder_that_cannot_be_written(slurm: SlurmStandIn, run: Path, find: Find) -> None:
     """A job in it can be watched, and none is submitted."""
     (run / "slurm" / ".submit.lock").mkdir(parents=True)  # root may write into every folder

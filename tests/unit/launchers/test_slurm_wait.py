@@ -161,6 +161,14 @@ def test_a_job_that_slurm_has_forgotten(
     assert (code, said in text) == (8, True), text
 
 
+def test_a_controller_that_does_not_know_the_job_once(slurm: SlurmStandIn, follow: Follow, ends: Callable[..., None]) -> None:
+    """One that has just taken over may not know it yet; it runs on all the same."""
+    slurm.job("1", "RUNNING")
+    once = lambda: slurm.told(scontrol="once forgotten")  # noqa: E731
+    then(slurm, once, once, lambda: ends(text="the end"), lambda: slurm.job("1", "COMPLETED"))
+    assert follow() == (0, "the end")
+
+
 def test_a_job_that_must_be_released(slurm: SlurmStandIn, follow: Follow, ends: Callable[..., None], capsys: Any) -> None:
     slurm.job("1", "PENDING", reason="JobHeldUser")
     then(slurm, lambda: slurm.job("1", "RUNNING"), ends, lambda: slurm.job("1", "COMPLETED"))

@@ -33,6 +33,12 @@ def script(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) 
     ("text", "state", "alive"),
     [
         ("JobId=7 JobName=x JobState=RUNNING Reason=None Restarts=2", JobState("RUNNING", "None", "x", 2), True),
+        (
+            "JobId=7 JobName=x JobState=RUNNING Reason=None Restarts=0 StdIn=/dev/null StdOut=/a b/7_0_log.out TresPerNode=gpu:8",
+            JobState("RUNNING", "None", "x", 0, "/a b/7_0_log.out"),
+            True,
+        ),
+        ("JobId=7 JobState=RUNNING Reason=None StdOut=/a/7.out", JobState("RUNNING", stdout="/a/7.out"), True),
         ("JobId=7 JobState=PENDING Reason=Resources Dependency=(null)", JobState("PENDING", "Resources"), True),
         ("JobId=7 JobState=REVOKED Reason=None", JobState("REVOKED"), True),  # it runs on another cluster of the federation
         ("JobId=7 JobState=NODE_FAIL Reason=NodeDown", JobState("NODE_FAIL", "NodeDown"), False),
@@ -66,6 +72,8 @@ def test_no_answer_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         "true",
         "echo '1|RUNNING|None'",
         "echo 'JOBID|STATE|REASON'; echo '1|RUN'",
+        "echo 'JOBID|STATE|REASON'; echo '1|RUNNING|None'; echo 'squeue: error: cluster b: no answer' >&2; exit 1",
+        "echo 'JOBID|STATE|REASON'; echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
         "echo 'JOBID PARTITION NAME USER ST TIME NODES'; echo '1 gpu x me R 0:01 1'",
     ],
 )
