@@ -30,7 +30,7 @@ def jobs(lab: Lab) -> dict[str, dict[str, Any]]:
 
 
 def test_a_multirun_submits_jobs_of_different_size(lab: Lab, tmp_path: Path) -> None:
-    """And the same command finds its job again, the status shows it, and a cancelled job makes room for a new one."""
+    """And the same command finds its job again though somebody renamed it, the status shows it, and a cancelled job makes room for a new one."""
     sizes = ("-m", "topology=route_2", "topology.nodes=2,4", *HELD, "launcher.wait=false", "cluster.slurm.partition=high")
     done = pdslurm(lab, tmp_path, *sizes)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,6 +42,7 @@ def test_a_multirun_submits_jobs_of_different_size(lab: Lab, tmp_path: Path) -> 
     assert all(re.fullmatch(r"custom-[0-9a-f]{8}", name) for name in names)
     for job in found:
         assert f"job {job}: " in done.stdout
+    lab.run("ctl", ["scontrol", "update", f"JobId={min(found)}", "JobName=renamed"], 20)
     again = pdslurm(lab, tmp_path, *sizes)
     assert again.stdout.count("of this run is PENDING already; nothing was submitted") == 2
     assert jobs(lab).keys() == found.keys()
