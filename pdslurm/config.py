@@ -349,6 +349,7 @@ class Tune:
     settings: int = 1  # tried of each kind, the arm's own options among them; 1: no arm is tuned
     rate: float | None = None  # requests/s at which they are tried; null: half of what the plain arm answers when saturated
     duration_s: float = 20.0  # of a trial in the first round; every later round has half the settings and twice the time
+    rounds: int | None = None  # at most so many; null: until two settings are left
     plain: dict[str, list[Any]] = field(default_factory=dict)  # option → values beside the arm's own
     disaggregated: dict[str, list[Any]] = field(default_factory=dict)
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import psutil
 from omegaconf import OmegaConf
 
-from pdslurm.config import Access, Config, Search, Workload, as_dict
+from pdslurm.config import Access, Config, Search, Tune, Workload, as_dict
 from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
@@ -62,6 +62,8 @@ def run_path(config: Config) -> Path:
     _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))
     if measured["tune"] == as_dict(Config())["tune"]:
         measured.pop("tune")
+    else:
+        _drop_defaults(measured["tune"], Tune, ("rounds",))
     return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
 
 

@@ -22,7 +22,7 @@ class Tuning:
         self.is_on, self.tune, self.arms = is_tuned(plan.config), plan.config.tune, arms
         self.representative = representative
         self.trials = {(point.request_rate, point.repeat): point for point in plan.trials}
-        self.rounds = rounds(self.tune.settings) if self.is_on else ()
+        self.rounds = rounds(self.tune) if self.is_on else ()
         self.known: dict[tuple[str, int], Latencies] = {}  # (arm, round) → what its trial measured
         self.saturated_per_s: float | None = None  # requests/s of the plain arm
         self.kinds = [kind for kind in KINDS if any(kind_of(arm.arm.topology) == kind for arm in arms)]

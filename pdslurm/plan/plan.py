@@ -123,7 +123,7 @@ def build_plan(config: Config, earlier: EarlierRuns = NO_RUNS) -> Plan:
 def _tuned_cost(each: InstanceSet, config: Config) -> InstanceSet:
     """The set with its estimates where arms are tuned: the trials of its setting, and of the comparison the part that falls to it
     if every setting is as likely to be compared as another. One or two of a kind are."""
-    tune, numbers = config.tune, rounds(config.tune.settings)
+    tune, numbers = config.tune, rounds(config.tune)
     compared = min(LIKELY_COMPARED / tune.settings, 1.0)
     loads = sum(count / tune.settings for count in numbers)
     trial_s = sum(count / tune.settings * tune.duration_s * 2**number for number, count in enumerate(numbers))

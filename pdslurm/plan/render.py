@@ -110,19 +110,17 @@ def _tuning_lines(plan: Plan) -> Iterator[str]:
     """Which settings are tried before arms are compared; nothing where none are."""
     if not plan.trials:
         return
-    tune, numbers = plan.config.tune, rounds(plan.config.tune.settings)
+    tune, numbers = plan.config.tune, rounds(plan.config.tune)
     rate = f"{tune.rate:g} requests/s" if tune.rate else f"{OF_SATURATED:.0%} of what the plain arm answers when saturated"
-    seconds = ", ".join(f"{tune.duration_s * 2**n:g} s" for n in range(len(numbers)))
+    first, *later = (f"{count} for {tune.duration_s * 2**n:g} s" for n, count in enumerate(numbers))
+    tried = ", then ".join([first.replace(" for", " settings for"), *later])
     yield ""
-    yield (
-        f"before that each kind of arm is tuned at {rate}: {tune.settings} settings for {seconds} in rounds of "
-        f"{', '.join(map(str, numbers))}; the best for TPOT and the best for TTFT are compared"
-    )
+    yield f"before that each kind of arm is tuned at {rate}: {tried}; the best for TPOT and the best for TTFT are compared"
     settings: dict[str, dict[Setting, None]] = {}
     for arm in (arm for each in plan.sets for arm in each.arms):
         settings.setdefault(kind_of(arm.topology), {})[arm.setting] = None
-    for kind, tried in settings.items():
-        yield f"  {kind}: {'; '.join(map(setting_text, tried))}"
+    for kind, mine in settings.items():
+        yield f"  {kind}: {'; '.join(map(setting_text, mine))}"
 
 
 def _point_lines(plan: Plan) -> Iterator[str]:

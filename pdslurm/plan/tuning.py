@@ -128,13 +128,14 @@ def _with_parallel(topology: Topology, tensor_parallel: int, gpus_per_node: int)
 # --- trials
 
 
-def rounds(settings: int) -> tuple[int, ...]:
-    """How many settings each round tries: 6 → 6, 3, 2. Nothing is tried where there is one."""
-    found = []
+def rounds(tune: Tune) -> tuple[int, ...]:
+    """How many settings each round tries: 6 → 6, 3, 2, or the first of these where there are fewer rounds. Nothing is tried where
+    there is one setting."""
+    settings, found = tune.settings, []
     while settings > 1:
         found.append(settings)
         settings = 0 if settings <= KEPT else max(-(-settings // 2), KEPT)
-    return tuple(found)
+    return tuple(found[: tune.rounds])
 
 
 def trial_points(config: Config) -> tuple[Point, ...]:
@@ -146,7 +147,7 @@ def trial_points(config: Config) -> tuple[Point, ...]:
     tried = [tune.rate] if tune.rate else [rate for n, rate in enumerate(rates(search)) if n % search.fine == 0]
     found = []
     for rate in tried:
-        for number in range(len(rounds(tune.settings))):
+        for number in range(len(rounds(tune))):
             point = rate_point(config.workload, rate, tune.duration_s * 2**number)
             point = replace(point, load=f"{point.load}, {TUNING}", sweeps=(TUNING,), repeat=number)
             found.append(replace(point, seed=point_seed(config.seed, point, number)))

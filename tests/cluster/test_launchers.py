@@ -30,7 +30,8 @@ def jobs(lab: Lab) -> dict[str, dict[str, Any]]:
 
 
 def test_a_multirun_submits_jobs_of_different_size(lab: Lab, tmp_path: Path) -> None:
-    """And the same command finds its job again though somebody renamed it, the status shows it, and a cancelled job makes room for a new one."""
+    """And the same command finds its job again though somebody renamed it, the status shows it, and a cancelled job makes room for
+    a new one."""
     sizes = ("-m", "topology=route_2", "topology.nodes=2,4", *HELD, "launcher.wait=false", "cluster.slurm.partition=high")
     done = pdslurm(lab, tmp_path, *sizes)
     assert done.returncode == 0, done.stdout + done.stderr

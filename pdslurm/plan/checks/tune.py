@@ -16,6 +16,8 @@ def problems(config: Config) -> Iterator[str]:
     tune = config.tune
     if tune.settings < 1:
         yield f"tune.settings={tune.settings}: must be 1 or more; 1 tunes no arm"
+    if tune.rounds is not None and tune.rounds < 1:
+        yield f"tune.rounds={tune.rounds}: must be 1 or more; tune.settings=1 leaves tuning out"
     for name in ("duration_s", "rate"):
         value = getattr(tune, name)
         if value is not None and value <= 0:

@@ -102,6 +102,12 @@ def test_kinds_take_turns_and_the_better_half_is_tried_again_for_longer(schedule
     assert compared == {f"plain-{CHUNK}-2048", f"plain-{CHUNK}-16384", f"pd-{BLOCK}-128"}
 
 
+def test_where_loading_is_dear_one_round_decides(schedule: Callable[..., Schedule]) -> None:
+    tried, compared = rounds(schedule({"tune.rounds": 1}), TRIALS)
+    assert (len(tried[0]), tried[1]) == (8, [])
+    assert compared == {f"plain-{CHUNK}-2048", f"plain-{CHUNK}-16384", f"pd-{BLOCK}-128"}
+
+
 def test_every_start_loads_what_is_compared_and_nothing_else(schedule: Callable[..., Schedule]) -> None:
     found = [load.name for load, _ in loads(schedule(), TRIALS)]
     assert [name for _, _, number in found for name in [number] if number is not None] == [0] * 8 + [1] * 4

@@ -89,7 +89,7 @@ def test_what_tuning_changes_is_no_unfairness(make_config: MakeConfig) -> None:
 
 def test_the_plan_says_what_is_tried(make_config: MakeConfig) -> None:
     text = plan_text(make_outline(tuned(make_config)))
-    assert "tuned at 4 requests/s: 3 settings for 20 s, 40 s in rounds of 3, 2; the best for TPOT and the best for TTFT" in text
+    assert "tuned at 4 requests/s: 3 settings for 20 s, then 2 for 40 s; the best for TPOT and the best for TTFT" in text
     assert "  plain: as configured; max_num_batched_tokens=2048; max_num_batched_tokens=4096\n" in text
     assert "tuned at" not in plan_text(make_outline(tuned(make_config, settings=1)))
 
@@ -99,7 +99,9 @@ def test_the_plan_says_what_is_tried(make_config: MakeConfig) -> None:
 
 @pytest.mark.parametrize(("count", "found"), [(1, ()), (2, (2,)), (3, (3, 2)), (6, (6, 3, 2)), (8, (8, 4, 2)), (9, (9, 5, 3, 2))])
 def test_each_round_tries_half_of_the_last_until_two_are_left(count: int, found: tuple[int, ...]) -> None:
-    assert rounds(count) == found
+    assert rounds(c.Tune(settings=count)) == found
+    assert rounds(c.Tune(settings=count, rounds=1)) == found[:1]
+    assert rounds(c.Tune(settings=count, rounds=9)) == found
 
 
 def test_trials_have_seeds_of_their_own_and_last_longer_each_round(make_config: MakeConfig) -> None:
@@ -144,6 +146,7 @@ def test_a_round_keeps_the_best_by_tpot_and_by_ttft_in_turn() -> None:
         ({"plain": {}}, "tune.settings=3: tune.plain has options for 1 setting(s)"),
         ({"rate": None}, "tune.rate=null: is taken from the saturated plain arm"),
         ({"rate": -1.0}, "tune.rate=-1: must be above 0"),
+        ({"rounds": 0}, "tune.rounds=0: must be 1 or more; tune.settings=1 leaves tuning out"),
         ({"duration_s": 0.0}, "tune.duration_s=0: must be above 0"),
         ({"plain": {"prefill.block_size": [16, 32]}}, "tune.plain.prefill.block_size: begins with prefill"),
         ({"plain": {"dtype": ["a", "b"]}}, "tune.plain.dtype: pdslurm sets --dtype from model.dtype, which is not tuned"),
