@@ -41,6 +41,8 @@ def run(cfg: DictConfig) -> int:
                 print_answer(config)
             raise
         print_answer(config)
+        if is_smoke(config):
+            importlib.import_module("pdslurm.launchers.answer").check_smoke(config)
     except PdslurmError as error:
         print(masked(f"pdslurm: {error}"), file=sys.stderr)
         return error.exit_code

@@ -120,6 +120,15 @@ class SlurmUnreachable(PdslurmError):
     exit_code = 9
 
 
+class SmokeFailed(PdslurmError):
+    """A run with workload=smoke has ended, and names the arms that would not have been measured."""
+
+    exit_code = 11
+
+    def __init__(self, arms: Sequence[str], of: int) -> None:
+        super().__init__(f"{len(arms)} of {of} arm(s) would not have been measured: {', '.join(arms)}")
+
+
 class ResultsError(PdslurmError):
     """A run folder cannot be used as it is."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pdslurm.errors import SmokeFailed
 from pdslurm.records.measurement import Check, Measurement, is_smoke
 
 NOT_REACHED = "sent no request: the run ended before, and its error says why"
@@ -12,15 +13,28 @@ NOTHING = "smoke: workload=smoke measures nothing, so no number of this run is a
 
 def smoke_text(arms: Sequence[str], records: Iterable[Measurement]) -> str:
     """Of every arm its latest record counts. Empty where no arm has one: the error that ended the run says it all then."""
+    latest = latest_of(records)
+    if not latest:
+        return ""
+    said = (arm_line(latest[arm]) if arm in latest else f"{arm} {NOT_REACHED}" for arm in arms)
+    return "\n".join([*(f"smoke: {line}" for line in said), NOTHING, ""])
+
+
+def latest_of(records: Iterable[Measurement]) -> dict[str, Measurement]:
+    """The latest record with workload=smoke of each arm that has one."""
     latest: dict[str, Measurement] = {}
     for record in records:
         known = latest.get(record.arm)
         if is_smoke(record) and (known is None or record.started_at >= known.started_at):
             latest[record.arm] = record
-    if not latest:
-        return ""
-    said = (arm_line(latest[arm]) if arm in latest else f"{arm} {NOT_REACHED}" for arm in arms)
-    return "\n".join([*(f"smoke: {line}" for line in said), NOTHING, ""])
+    return latest
+
+
+def check(arms: Sequence[str], records: Iterable[Measurement]) -> None:
+    """Raises SmokeFailed where an arm has no valid record, so that a script sees what smoke_text says."""
+    latest = latest_of(records)
+    if failed := [arm for arm in arms if arm not in latest or not latest[arm].valid]:
+        raise SmokeFailed(failed, len(arms))
 
 
 def arm_line(record: Measurement) -> str:

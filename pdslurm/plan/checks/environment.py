@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pdslurm.config import Config, Device, arms_of
+from pdslurm.config import Config, Device, RuntimeKind, arms_of
 
 
 def problems(config: Config) -> Iterator[str]:
@@ -19,6 +19,8 @@ def problems(config: Config) -> Iterator[str]:
 def own_variables(config: Config) -> dict[str, str]:
     """Each variable that engines of this configuration get from pdslurm, and what decides it."""
     own = {"VLLM_HOST_IP": "cluster.network"}
+    if config.runtime.kind is RuntimeKind.bare:
+        own["TMPDIR"] = "the TMPDIR that it runs with, such as one exported in cluster.slurm.setup"
     if config.cluster.device is Device.cuda:
         own["CUDA_VISIBLE_DEVICES"] = "the GPUs that its place in the topology has"
     if any(topology.moves_by_nixl for topology in arms_of(config).values()):

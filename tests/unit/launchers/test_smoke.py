@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from analysis.load.frame import load_runs
-from pdslurm.errors import ResultsError
-from pdslurm.launchers.smoke import NOTHING, smoke_text
+from pdslurm.errors import ResultsError, SmokeFailed
+from pdslurm.launchers.smoke import NOTHING, check, smoke_text
 from pdslurm.records.measurement import Check, Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.validity.checks import checks
@@ -54,6 +54,16 @@ def smoke(arm: str = "pd_1p1d", **changes: Any) -> Measurement:
 )
 def test_an_arm_s_line(made: Measurement, said: str) -> None:
     assert smoke_text([made.arm], [made]) == f"smoke: {said}\n{NOTHING}\n"
+
+
+def test_a_script_sees_which_arms_would_not_have_been_measured() -> None:
+    good, bad = smoke("route_2"), smoke(valid=False, invalid_reasons=("KV went over tcp",))
+    failed = smoke("pd_2p2d", status="failed", valid=False, completed=None, error="HTTP 500")
+    check(["route_2"], [good, bad])
+    check(["pd_1p1d"], [bad, replace(smoke(), started_at="2027-01-01T00:00:00+00:00")])
+    with pytest.raises(SmokeFailed, match=r"^3 of 4 arm\(s\) would not have been measured: pd_1p1d, pd_2p2d, dp$") as caught:
+        check(["route_2", "pd_1p1d", "pd_2p2d", "dp"], [good, bad, failed, record("dp")])
+    assert caught.value.exit_code == 11
 
 
 def test_the_latest_record_of_each_arm_counts() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pdslurm.config import Config, Device
+from pdslurm.config import Config, Device, RuntimeKind
 from pdslurm.plan.checks.configuration import problems
 from pdslurm.plan.outline import make_outline
 
@@ -21,6 +21,7 @@ NIXL = {"topology.prefill": 3}
     ("name", "value", "changes", "source"),
     [
         ("VLLM_HOST_IP", "10.0.0.1", {}, "cluster.network"),
+        ("TMPDIR", "/scratch", {}, "the TMPDIR that it runs with, such as one exported in cluster.slurm.setup"),
         ("CUDA_VISIBLE_DEVICES", "0,1", {}, "the GPUs that its place in the topology has"),
         ("VLLM_NIXL_SIDE_CHANNEL_HOST", "10.0.0.1", NIXL, "cluster.network"),
         ("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600", NIXL, "cluster.ports.internal"),
@@ -38,6 +39,9 @@ def test_a_variable_that_pdslurm_sets(
     [
         pytest.param({"UCX_TLS": "rc,cuda_copy", "NCCL_DEBUG": "INFO"}, NIXL, id="any other variable"),
         pytest.param({"CUDA_VISIBLE_DEVICES": ""}, {"cluster.device": Device.cpu}, id="no GPU for engines on the CPU"),
+        pytest.param(
+            {"TMPDIR": "/scratch"}, {"runtime.kind": RuntimeKind.docker, "runtime.image": "vllm:1"}, id="a container's own"
+        ),
         pytest.param({"VLLM_NIXL_SIDE_CHANNEL_PORT": "5600"}, {}, id="no arm moves KV by NIXL"),
     ],
 )
