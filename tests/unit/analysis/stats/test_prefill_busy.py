@@ -86,28 +86,28 @@ def test_another_load_bears_nothing_out(tmp_path: Path) -> None:
     assert told(rows.assign(input_len=[1024, 2048])) == [None, None]
 
 
-@pytest.mark.parametrize("run", ["should_i", "block_size"])
-def test_published_prompts_took_as_long_at_every_rate(run: str) -> None:
+@pytest.mark.parametrize(("run", "points"), [("should_i", 7), ("block_size", 15)])
+def test_published_prompts_took_as_long_at_every_rate(run: str, points: int) -> None:
     """Two saturated instances prefilled 512 prompts of the same length in 12.6 s, which is 49 ms for each."""
     judged = repeats.judge(load_runs([H100X2 / run]))
     separate = judged[(judged["use"] == "used") & judged["arm"].str.startswith("pd")]
     found = [alone(symptoms) for symptoms in separate["symptoms"]]
-    assert len(found) == 7
+    assert len(found) == points
     assert all(each and 47.5 < each.prompt_ms < 52.5 for each in found)
 
 
 @pytest.mark.parametrize(
-    ("run", "arm", "share", "limit"),
+    ("run", "arm", "starts", "share", "limit"),
     [
-        ("should_i", "pd_1p1d", 83, "20.9"),
-        ("block_size", "pd_1p1d", 91, "20"),
-        ("block_size", "pd_1p1d_block_128", 91, "20.2"),
+        ("should_i", "pd_1p1d", 1, "83", "20.9"),
+        ("block_size", "pd_1p1d", 2, "91 to 93", "19.6 to 20"),
+        ("block_size", "pd_1p1d_block_128", 2, "91 to 92", "19.9 to 20.2"),
     ],
 )
-def test_published_prefill_at_its_limit(run: str, arm: str, share: int, limit: str) -> None:
+def test_published_prefill_at_its_limit(run: str, arm: str, starts: int, share: str, limit: str) -> None:
     """At the next rate, 23.3 requests/s, the queue of each of these arms grew, while 19.1 to 19.7 requests/s were served."""
     judged = repeats.judge(load_runs([H100X2 / run]))
     (only,) = (each for each in diagnoses(judged) if each.arm == arm and each.ailment == LIMIT)
-    assert only.where.startswith("at 18.6 requests/s (1 of ")
+    assert only.where.startswith(f"at 18.6 requests/s ({starts} of ")
     assert f"about {share} % of the time and is full at {limit} requests/s" in only.evidence
     assert not [each for each in diagnoses(judged) if each.arm == "route_2"]
