@@ -47,7 +47,7 @@ def site(argv: Sequence[str], environ: Mapping[str, str], run: Run = run_command
     if options.look < 0:
         raise ConfigError([f"site: --look={options.look}: must be 0 or more"])
     refuse_path(options.out, force=options.force)
-    facts = ask_slurm(run, getpass.getuser())
+    facts = ask_slurm(run, user_name())
     chosen = choose(facts, options.partition, job=environ.get("SLURM_JOB_PARTITION"))
     looks, failed = look_at_nodes(chosen, facts, options.look, environ)
     text = draft(options.out.stem if options.out else "site", facts, chosen, looks, failed)
@@ -55,6 +55,14 @@ def site(argv: Sequence[str], environ: Mapping[str, str], run: Run = run_command
         return text
     write(options.out, text, force=options.force)
     return f"wrote {options.out}; next: python -m pdslurm experiment=pd_1p3d cluster={options.out.stem} launcher=plan\n"
+
+
+def user_name() -> str:
+    """Slurm knows a user by number too, where this machine has no name for him."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def refuse_path(out: Path | None, *, force: bool) -> None:

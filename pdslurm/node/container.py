@@ -236,4 +236,4 @@ def remove_containers(runtime: Runtime, run: str) -> tuple[str, ...]:
 
 
 def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=REMOVE_TIMEOUT_S, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=REMOVE_TIMEOUT_S, check=True).stdout

@@ -67,7 +67,9 @@ class EngineEnv:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a short command there with `given` on its stdin. Raises OSError and subprocess.SubprocessError as subprocess.run."""
         command, whole = self.command(argv, env, name=name, stdin=bool(given))
-        return subprocess.run(command, env=whole, input=given, capture_output=True, text=True, timeout=timeout_s, check=False)
+        return subprocess.run(
+            command, env=whole, input=given, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
 
     def remove_containers(self) -> tuple[str, ...]:
         """Removes every container of the run on this node. Raises CleanUpFailed when that fails."""

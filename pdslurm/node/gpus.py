@@ -17,7 +17,7 @@ GPU_FIELDS = ("index", "uuid", "name", "memory.total", "memory.used", "driver_ve
 APP_FIELDS = ("gpu_uuid", "pid", "used_memory", "process_name")  # the name last: it may contain commas
 NAMES = (re.compile(r"\d+"), re.compile(r"GPU-[0-9A-Za-z-]+"))  # how CUDA_VISIBLE_DEVICES names whole GPUs; not both in one value
 OUT_OF_ORDER = "the driver or a GPU is out of order, use another node and tell the administrator"
-ILL = re.compile(r"\[(GPU is lost|.*reset.*|.*error.*)\]|^ERR!$", re.IGNORECASE)  # in place of a fact
+ILL = re.compile(r"\[(GPU is lost|.*reset.*|.*error.*)\]|^(ERR!|GPU is lost|Unknown Error)$", re.IGNORECASE)  # in place of a fact
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GpuProcess:
     """A process that has a context on a GPU."""
 
     uuid: str
-    pid: int
+    pid: int | None  # None: nvidia-smi does not tell
     used_mib: int | None
     name: str
 
@@ -75,7 +75,7 @@ def _illness(row: Sequence[str]) -> str:
 def parse_processes(text: str) -> tuple[GpuProcess, ...]:
     """APP_FIELDS of every process that computes on a GPU."""
     return tuple(
-        GpuProcess(row[0], _index(row[1], row), number(row[2]), row[3])
+        GpuProcess(row[0], None if row[1] == "[N/A]" else _index(row[1], row), number(row[2]), row[3])
         for row in rows(text, len(APP_FIELDS))
         if row[1].isdecimal() or not _illness(row)  # a GPU that is ill is told by parse_gpus
     )
@@ -159,8 +159,9 @@ def busy_findings(gpus: Sequence[Gpu], processes: Sequence[GpuProcess], owner: O
         here = [p for p in processes if p.uuid == gpu.uuid]
         for p in here:
             holds = f"holds {_gib(p.used_mib)} GiB of it" if p.used_mib is not None else "uses it"
-            user = owner(p.pid)
-            whose = f"pid {p.pid}, of {user}" if user else f"pid {p.pid}, whose owner cannot be seen from here"
+            user = owner(p.pid) if p.pid is not None else None
+            known = "of a pid that nvidia-smi does not tell" if p.pid is None else f"pid {p.pid}"
+            whose = f"{known}, of {user}" if user else f"{known}, whose owner cannot be seen from here"
             yield f"GPU {gpu.index} is busy: {p.name} ({whose}) {holds}; end it, or use another node"
         if not here and gpu.used_mib and gpu.total_mib and gpu.used_mib > MEMORY_FREE * gpu.total_mib:
             yield (

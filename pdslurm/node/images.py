@@ -159,7 +159,9 @@ def run_command(command: Sequence[str], unpack: Path | None) -> CommandOutput:
     source = subprocess.Popen(["gzip", "--decompress", "--stdout", unpack], stdout=subprocess.PIPE) if unpack else None
     try:
         stdin = source.stdout if source else subprocess.DEVNULL
-        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, stdin=stdin, capture_output=True, text=True, errors="replace", timeout=LOAD_TIMEOUT_S, check=False
+        )
         return CommandOutput(done.returncode, done.stdout, done.stderr)
     finally:
         if source:

@@ -59,7 +59,7 @@ def gpus() -> list[tuple[str, float]] | None:
     """Name and MiB of each GPU that this step was given; None where nvidia-smi is missing or does not answer."""
     command = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
     try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=SMI_S, check=True).stdout
+        out = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SMI_S, check=True).stdout
         rows = [line.rpartition(",") for line in out.splitlines() if line.strip()]
         return [(name.strip(), float(mib)) for name, _, mib in rows]
     except (OSError, subprocess.SubprocessError, ValueError):

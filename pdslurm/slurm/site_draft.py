@@ -4,7 +4,6 @@ Every value stands with where it is from; what could not be found out stands as 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +71,8 @@ def choose(facts: SlurmFacts, wanted: str | None = None, *, job: str | None = No
     of_job = next((partition for partition in facts.partitions if partition.name == job), None)
     partition, why = (of_job, "the partition of this job") if of_job and wanted is None else _partition(facts, wanted)
     nodes = facts.of(partition.name)
-    alike = Counter(node.gpus for node in nodes if node.gpus) or Counter(node.gpus for node in nodes)
+    whole = Counter(node.gpus for node in nodes if node.gpus and not node.gpus[0].is_part)
+    alike = whole or Counter(node.gpus for node in nodes if node.gpus) or Counter(node.gpus for node in nodes)
     [(kinds, _)] = alike.most_common(1)
     same = tuple(node for node in nodes if node.gpus == kinds)
     return Chosen(partition, same, tuple(node for node in nodes if node.gpus != kinds), why)
@@ -129,7 +129,7 @@ def _hardware(chosen: Chosen, looks: Sequence[Look]) -> Iterator[str]:
     cpus, memory = chosen.nodes[0].cpus, chosen.nodes[0].memory_mib
     yield f"# sinfo: {cpus or 'unknown'} CPUs and {memory // 1024 if memory else 'unknown'} GiB of memory a node"
     yield from _other_kinds(chosen)
-    if kind and re.search(r"\dg\.", kind.type):
+    if kind and kind.is_part:
         yield f"# {clean(kind.type)} is a part of a GPU (MIG); pdslurm needs whole ones and refuses it before engines start"
     yield entry("gpu", known.name, source)
     yield from _memory(known, looks)

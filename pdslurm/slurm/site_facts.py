@@ -31,6 +31,11 @@ class Kind:
     def gres(self) -> str:
         return ":".join(["gpu", *([self.type] if self.type else []), str(self.count)])
 
+    @property
+    def is_part(self) -> bool:
+        """Whether these are parts of GPUs, by a name of MIG such as 1g.10gb."""
+        return re.search(r"\dg\.", self.type) is not None
+
 
 @dataclass(frozen=True)
 class Node:
@@ -102,7 +107,7 @@ def run_command(command: Sequence[str]) -> str:
     """A command's standard output. Raises OSError and subprocess.SubprocessError."""
     # In any other language or time format its output could not be read.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SINFO_", "SLURM_TIME_FORMAT"))} | {"LC_ALL": "C"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True, env=env).stdout
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True, env=env).stdout
 
 
 def why(error: Exception) -> str:
@@ -120,7 +125,7 @@ def why(error: Exception) -> str:
 
 
 def parse_gres(text: str) -> tuple[Kind, ...]:
-    """`gpu:a100:4(S:0-1),gpu:a30:2,shard:8` → the two kinds of GPUs, the most first."""
+    """`gpu:a100:4(S:0-1),gpu:a30:2,shard:8` → the two kinds of GPUs, whole ones before parts, then the most first."""
     counts: dict[str, int] = {}
     for entry in re.sub(r"\([^)]*\)", "", text).split(","):
         name, *rest = entry.strip().split(":")
@@ -130,7 +135,11 @@ def parse_gres(text: str) -> tuple[Kind, ...]:
         kind = ":".join(word for word in rest if word != "no_consume")
         counts[kind] = counts.get(kind, 0) + count
     kinds = (Kind(type_, count) for type_, count in counts.items() if count)
-    return tuple(sorted(kinds, key=lambda kind: (-kind.count, kind.type)))
+    return tuple(sorted(kinds, key=_most_first))
+
+
+def _most_first(kind: Kind) -> tuple[bool, int, str]:
+    return kind.is_part, -kind.count, kind.type
 
 
 def parse_tres(text: str) -> tuple[Kind, ...]:
@@ -138,7 +147,7 @@ def parse_tres(text: str) -> tuple[Kind, ...]:
     found = re.findall(r"(?:^|,)gres/gpu(?::([^=,]+))?=(\d+)", text)
     typed = [(type_, count) for type_, count in found if type_] or found
     kinds = (Kind(type_, int(count)) for type_, count in typed if int(count))
-    return tuple(sorted(kinds, key=lambda kind: (-kind.count, kind.type)))
+    return tuple(sorted(kinds, key=_most_first))
 
 
 def parse_nodes(text: str) -> dict[str, tuple[Kind, ...]]:

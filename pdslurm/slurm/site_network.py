@@ -23,11 +23,11 @@ def network_lines(looks: Sequence[Look]) -> Iterator[str]:
     yield "network:"
     fast = [each for each in here if each["ib"]]
     if fast:
-        yield entry("  cidr", fast[0]["cidr"], f"{node}: {described(fast[0])}, over InfiniBand")
+        yield chosen(fast[0], f"{node}: {described(fast[0])}, over InfiniBand")
     elif len(here) > 1:
         yield "  # cidr: FILL IN one of these; without it, it is the network that leads to the first node"
     for each in [one for one in here if not fast or one is not fast[0]]:
-        yield f"  # cidr: {each['cidr']}  # {clean(node)}: {clean(described(each))}"
+        yield f"  # {chosen(each, f'{node}: {described(each)}').strip()}"
     if not here:
         yield f"  # cidr: FILL IN; {clean(node)} has no IPv4 address beside its own"
     if devices:
@@ -36,6 +36,12 @@ def network_lines(looks: Sequence[Look]) -> Iterator[str]:
         yield from (f"  {line}" for line in _memlock(look))
     else:
         yield entry("  transport", "any", f"{node}: no /dev/infiniband/uverbs*; tcp would check that KV moves over TCP")
+
+
+def chosen(interface: Mapping[str, Any], source: str) -> str:
+    """The line that chooses this network: by the interface's name where its address has no network of more than itself."""
+    alone = str(interface["cidr"]).endswith("/32")
+    return entry("  interface" if alone else "  cidr", interface["name"] if alone else interface["cidr"], source)
 
 
 def described(interface: Mapping[str, Any]) -> str:

@@ -30,14 +30,16 @@ def look_at_nodes(chosen: Chosen, facts: SlurmFacts, count: int, environ: Mappin
         looks = [json.loads(line.removeprefix(MARK)) for line in out.splitlines() if line.startswith(MARK)]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return [], f"srun: {why(error).removeprefix('srun: ')}"
-    return sorted(looks, key=lambda look: str(look["node"])), "" if looks else "the step on the nodes printed nothing"
+    return sorted(looks, key=lambda look: str(look.get("node"))), "" if looks else "the step on the nodes printed nothing"
 
 
 def output(command: Sequence[str], env: Mapping[str, str]) -> str:
     """What srun prints. Raises OSError and subprocess.SubprocessError; srun takes its job back when it is told to end, which it
     could not if it were killed."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=env) as srun:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace", env=env
+    ) as srun:
         try:
             out, err = srun.communicate(timeout=STEP_S)
         except BaseException:

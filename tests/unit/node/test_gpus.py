@@ -74,6 +74,8 @@ def test_parse_gpus(text: str, found: tuple[Gpu, ...] | None) -> None:
         ("No running processes found\n", ()),
         ("GPU-a0, 4242, 71680, /usr/bin/python3\nGPU-a1, 7, [N/A], VLLM::EngineCore, rank 3\n",
          (GpuProcess("GPU-a0", 4242, 71680, "/usr/bin/python3"), GpuProcess("GPU-a1", 7, None, "VLLM::EngineCore, rank 3"))),
+        ("GPU-a0, [N/A], 10, python3\n", (GpuProcess("GPU-a0", None, 10, "python3"),)),
+        ("Unknown Error, Unknown Error, Unknown Error, Unknown Error\n", ()),
         ("GPU-a0, 99, [Insufficient Permissions], [Not Found]\n", (GpuProcess("GPU-a0", 99, None, "[Not Found]"),)),
     ],
 )  # fmt: skip
@@ -131,6 +133,12 @@ def test_the_plans_gpus_are_those_that_this_process_was_given(
             [gpu(0)], [GpuProcess("GPU-a0", 9, None, "python3")],
             ["GPU 0 is busy: python3 (pid 9, whose owner cannot be seen from here) uses it; end it, or use another node"],
             id="of another PID namespace",
+        ),
+        pytest.param(
+            [gpu(0)], [GpuProcess("GPU-a0", None, 10, "python3")],
+            ["GPU 0 is busy: python3 (of a pid that nvidia-smi does not tell, whose owner cannot be seen from here) holds 0.0 GiB "
+             "of it; end it, or use another node"],
+            id="no pid",
         ),
         pytest.param(
             [gpu(3, used=71780)], [],

@@ -24,7 +24,7 @@ from pdslurm.slurm import site_nodes
 from pdslurm.slurm.jobs import sbatch_options
 from pdslurm.slurm.known_gpus import known_gpu
 from pdslurm.slurm.site_draft import choose, draft
-from pdslurm.slurm.site_facts import Kind, ask_slurm, minutes, parse_gres, parse_nodes, parse_tres
+from pdslurm.slurm.site_facts import Kind, ask_slurm, minutes, parse_gres, parse_nodes, parse_tres, run_command
 from pdslurm.slurm.site_nodes import look_at_nodes, step_command
 from tests.unit.plan.test_golden import ROOT, composed
 
@@ -50,6 +50,7 @@ n1|x*|old,ib|9|9|20:00|n/a|gpu:a30:4
 n2|x*|big,ib|9|9|20:00|n/a|gpu:h200:8
 n3|x*|big,ib|9|9|20:00|n/a|gpu:h200:8
 """
+PARTS = TWO_KINDS.replace("h200:8", "1g.10gb:7").replace("a30:4", "h200:8")
 IB = {
     "node": "g1", "devices": ["uverbs0"], "fabrics": ["mlx5_core"], "memlock": 2**26, "programs": ["apptainer"],
     "gpus": [["NVIDIA H100 80GB HBM3", 81559.0]],
@@ -86,6 +87,13 @@ SITES: dict[str, tuple[Mapping[str, str], str | None, list[Mapping[str, Any]], d
             "network.cidr": None, "gpu": "GPU", "gpu_memory_gib": 80, "slurm.extra": {}, "slurm.time_min": None,
         },
         ["gpu: GPU  # FILL IN: GRES has no type", "gpu_memory_gib: 80  # FILL IN: not known", "# Containers: none on g1"],
+    ),
+    "parts of GPUs on most nodes": (
+        {"sinfo": PARTS},
+        None, [{**IB, "gpus": None, "interfaces": [{**IB["interfaces"][1], "cidr": "10.1.3.5/32"}]}],  # type: ignore[index]
+        {"gpus_per_node": 8, "gpu": "H200-141GB", "network.interface": "ib0", "network.cidr": None},
+        ["# 2 other node(s) of this partition have gpu:1g.10gb:7",
+         "  interface: ib0  # g1: ib0 10.1.3.5, 400 Gbit/s, over InfiniBand"],
     ),
     "two kinds of GPUs that a feature tells apart": (
         {"sinfo": TWO_KINDS},
@@ -168,6 +176,7 @@ def test_a_draft_says_where_it_is_from_and_makes_a_plan(site: str, conf: Path) -
         ("gpu:8(S:0-1),shard:32(S:0-1),nvme:1G", [("", 8)]),
         ("gpu:tesla:no_consume:2", [("tesla", 2)]),
         ("gpu:1g.10gb:7(S:0)", [("1g.10gb", 7)]),
+        ("gpu:1g.10gb:14,gpu:a100:2", [("a100", 2), ("1g.10gb", 14)]),
         ("craynetwork:4,gpu:0", []),
     ],
 )
@@ -239,6 +248,29 @@ def test_where_it_goes(tmp_path: Path) -> None:
     out.write_text("mine")
     doctor.site(["--out", str(out), "--force"], {}, run)
     assert OmegaConf.merge(OmegaConf.structured(c.Cluster), OmegaConf.load(out)).name == "tiger"
+
+
+def test_a_user_that_has_a_number_and_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    asked: list[str] = []
+
+    def run(command: Sequence[str]) -> str:
+        asked.extend(command)
+        return printing({"sinfo": H100})(command)
+
+    assert "name: site" in doctor.site([], {}, run)
+    assert f"user={os.getuid()}" in asked
+
+
+def test_words_that_are_no_utf_8_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_bytes(b"#!/bin/sh\nprintf 'caf\\351\\n'\n")
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert run_command(["sinfo"]) == "caf\N{REPLACEMENT CHARACTER}\n"
 
 
 def test_the_partition_of_a_job_that_this_runs_in() -> None:
