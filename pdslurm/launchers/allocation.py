@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pdslurm.config import Config
 from pdslurm.errors import CleanUpFailed, NotReady
-from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_nodes, write_provenance
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, write_nodes, write_provenance
+from pdslurm.launchers.run_path import earlier_runs_of, run_path
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.findings import clock_findings, clock_offset, differences
 from pdslurm.node.network import address_towards, choose_host

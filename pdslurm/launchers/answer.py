@@ -10,7 +10,7 @@ from pathlib import Path
 from pdslurm.config import Config, LauncherKind, arms_of
 from pdslurm.errors import ResultsError
 from pdslurm.launchers import smoke
-from pdslurm.launchers.run import run_path
+from pdslurm.launchers.run_path import run_path
 from pdslurm.plan.smoke import is_smoke
 from pdslurm.records.run_folder import RunFolder
 

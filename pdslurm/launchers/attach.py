@@ -12,7 +12,8 @@ from typing import Any
 
 from pdslurm.config import Config
 from pdslurm.errors import PreflightError, ProcessDied
-from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_provenance
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, write_provenance
+from pdslurm.launchers.run_path import earlier_runs_of, run_path
 from pdslurm.measure.health import get
 from pdslurm.node.engine_env import EngineEnv, prepare
 from pdslurm.node.processes import LocalProcesses, Started, died

@@ -6,7 +6,8 @@ import platform
 from pathlib import Path
 
 from pdslurm.config import Config
-from pdslurm.launchers.run import closing_line, drive, earlier_runs_of, lock, make_model, run_path, write_provenance
+from pdslurm.launchers.run import closing_line, drive, lock, make_model, write_provenance
+from pdslurm.launchers.run_path import earlier_runs_of, run_path
 from pdslurm.node.engine_env import prepare
 from pdslurm.node.ports import ReservedPorts
 from pdslurm.node.preflight import check_and_bind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pdslurm.config import Config, PlanFormat
-from pdslurm.launchers.run import earlier_runs_of
+from pdslurm.launchers.run_path import earlier_runs_of
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.render import dump_json, plan_text
 

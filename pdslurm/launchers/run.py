@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import psutil
 from omegaconf import OmegaConf
 
-from pdslurm.config import Access, Config, Search, Tune, Workload, as_dict
+from pdslurm.config import Access, Config
 from pdslurm.errors import PdslurmError, PreflightError, ResultsError
 from pdslurm.measure.driver import Driver, Outcome
 from pdslurm.measure.progress import Display, State
@@ -34,49 +34,15 @@ from pdslurm.plan.model import DTYPE_BYTES, model_shape
 from pdslurm.plan.plan import Plan
 from pdslurm.plan.render import plan_json
 from pdslurm.plan.tasks import Tasks
-from pdslurm.records.earlier_runs import EarlierRuns, earlier_runs
-from pdslurm.records.measurement import content_key
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.whole_file import set_aside, write_json, write_text
 from pdslurm.signals import SignalNote
 
 MODES = {Access.owner: 0o700, Access.group: 0o750, Access.all: 0o755}
-NOT_MEASURED = ("launcher", "limits", "run_root", "run_dir", "run_access", "slo", "budget", "explained", "strict")
 MAKE_MODEL = Path(__file__).parents[1] / "bench" / "make_model.py"
 SAME_S = 2.0  # by which the start of one process may differ, read twice
 MAKE_S = 300.0  # beside the time that weights take: importing, and training the tokenizer
 WRITTEN_BYTES_PER_S = 50e6  # of weights, on a slow shared disk
-
-
-def run_path(config: Config) -> Path:
-    """The run's folder: `run_dir`, or one named by a hash of what is measured, so that the same command finds it again."""
-    if config.run_dir:
-        return Path(config.run_dir)
-    measured = {k: v for k, v in as_dict(config).items() if k not in NOT_MEASURED}
-    network = measured["cluster"].pop("network")
-    named = {name: network[name] for name in ("interface", "cidr") if network[name] and not config.cluster.one_host}
-    measured["cluster"] |= {"network": named} if named else {}  # two networks are two experiments
-    for asked_of_slurm in ("slurm", "ports"):
-        measured["cluster"].pop(asked_of_slurm)
-    _drop_defaults(measured["workload"], Workload, ("starts",))
-    _drop_defaults(measured["workload"]["search"], Search, ("fine", "beside", "cover", "beyond"))
-    if measured["tune"] == as_dict(Config())["tune"]:
-        measured.pop("tune")
-    else:
-        _drop_defaults(measured["tune"], Tune, ("rounds",))
-    return Path(config.run_root) / f"{config.name}-{content_key(measured)[:8]}"
-
-
-def earlier_runs_of(config: Config) -> EarlierRuns:
-    """What earlier runs took on the same cluster with the same model, for the plan's estimate; this run too, where it goes on."""
-    return earlier_runs(Path(config.run_root), config.cluster.name, config.model.name, run_path(config))
-
-
-def _drop_defaults(values: dict[str, Any], schema: type, added: Sequence[str]) -> None:
-    """Takes fields out of `values` that the schema got later and that have their defaults: folders of before keep their names."""
-    for name in added:
-        if values[name] == getattr(schema, name):
-            values.pop(name)
 
 
 def make_folder(path: Path, access: Access) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pdslurm.config import Config, LauncherKind, from_dict
 from pdslurm.errors import AllocationEnding, Interrupted, PdslurmError, ResultsError, SlurmUnreachable
 from pdslurm.launchers import allocation
-from pdslurm.launchers.run import earlier_runs_of, run_path
+from pdslurm.launchers.run_path import earlier_runs_of, run_path
 from pdslurm.launchers.slurm_submit import check_request, find_or_submit
 from pdslurm.launchers.slurm_wait import follow_job, job_error
 from pdslurm.plan.outline import make_outline

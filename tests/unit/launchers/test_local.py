@@ -16,7 +16,8 @@ import pytest
 from pdslurm import config as c
 from pdslurm.errors import Interrupted, PreflightError, ResultsError
 from pdslurm.launchers.allocation import write_key
-from pdslurm.launchers.run import closing_line, lock, make_model, run_path
+from pdslurm.launchers.run import closing_line, lock, make_model
+from pdslurm.launchers.run_path import run_path
 from pdslurm.measure.driver import Outcome
 from pdslurm.node.engine_env import EngineEnv
 from pdslurm.records.whole_file import write_text

@@ -12,7 +12,8 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
-from pdslurm.launchers.run import run_path, write_provenance
+from pdslurm.launchers.run import write_provenance
+from pdslurm.launchers.run_path import run_path
 from pdslurm.plan.checks.configuration import EXPLAINABLE
 from pdslurm.plan.deployment import bind
 from pdslurm.plan.fairness import WHY, as_json, compare, differences, effective_options

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdslurm.launchers.run import run_path
+from pdslurm.launchers.run_path import run_path
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan
 from pdslurm.plan.render import opening

@@ -11,7 +11,7 @@ import pytest
 
 from pdslurm import config as c
 from pdslurm.errors import ConfigError
-from pdslurm.launchers.run import run_path
+from pdslurm.launchers.run_path import run_path
 from pdslurm.plan.fairness import differences
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import build_plan

@@ -23,7 +23,7 @@ import yaml
 from analysis.load.frame import load_runs
 from pdslurm.config import Config, from_dict
 from pdslurm.errors import ConfigError
-from pdslurm.launchers.run import run_path
+from pdslurm.launchers.run_path import run_path
 from pdslurm.measure.schedule import Schedule
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.tasks import Tasks
