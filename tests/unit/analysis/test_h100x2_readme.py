@@ -2,7 +2,8 @@
 
 A section is a function that yields words of the page with the numbers that the data give. All of them have to stand on it, and no
 number may stand there that neither a section nor NOT_RECOMPUTED covers: whoever edits a number breaks a test. The page's other
-half, which needs no rate sweep, is recomputed in tests/unit/records/test_published_results.py."""
+half, which needs no rate sweep, is recomputed in tests/unit/records/test_published_results.py, and what the newer run answers in
+tests/unit/analysis/test_block_size_readme.py."""
 
 from __future__ import annotations
 
@@ -36,9 +37,22 @@ from pdslurm.records.good_requests import is_good
 from pdslurm.records.measurement import Measurement
 from pdslurm.records.run_folder import RunFolder
 from pdslurm.records.t_interval import half_width
-from tests.unit.records.test_published_results import ARMS, H100, HOW, PD, README, ROUTE, digits, metric, span, uncovered
+from tests.unit.records.test_published_results import (
+    ARMS,
+    FIRST,
+    H100,
+    HOW,
+    NEWER,
+    PD,
+    README,
+    ROUTE,
+    digits,
+    metric,
+    span,
+    uncovered,
+)
 
-PAGE = README[: README.index(HOW)]
+PAGE = README[: README.index(NEWER)] + README[README.index(FIRST) : README.index(HOW)]
 BOTH_RATES = (9.54, 11.9, 14.9)  # that both arms have valid measurements of
 OWN = (500.0, 25.0)  # the run's own limits on TTFT and TPOT, in ms
 
@@ -93,7 +107,7 @@ def answer(run: Run) -> Iterator[str]:
     assert own.ratio
     assert "cannot be told from one start of each arm" in run.summary
     assert {len(each.starts) for each in run.capacities.values()} == {1}
-    yield "The engines of each arm were started once, so that every number here is true of that one start"
+    yield "In this run the engines of each arm were started once, so that every number from here on is true of that one start"
     yield "Every request has 2048 tokens in and 128 out."
     assert {(r.point["input_len"], r.point["output_len"]) for r in run.records} == {(2048, 128), (2048, 1)}
     slo = yaml.safe_load((H100 / "config.yaml").read_text())["slo"]

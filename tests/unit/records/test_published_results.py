@@ -35,7 +35,7 @@ RUNS = sorted(path.parent for path in RESULTS.glob("*/*/config.yaml"))
 
 H100 = RESULTS / "h100x2" / "should_i"
 README = (H100.parent / "README.md").read_text(encoding="utf-8")
-HOW = "## How it was run\n"
+NEWER, FIRST, HOW = "## The answer, from three starts\n", "## The first run, from one start\n", "## How it was run\n"
 PAGE = README[README.index(HOW) :]
 ROUTE, PD = "route_2", "pd_1p1d"
 ARMS = {ROUTE: "Route 2", PD: "1P1D"}
@@ -295,5 +295,5 @@ def test_an_edited_number_is_noticed(text: str, alone: int) -> None:
 
 def test_the_pictures_of_the_page_are_there() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert [name for name in pictures if not (H100.parent / name).read_bytes().startswith(b"\x89PNG")] == []

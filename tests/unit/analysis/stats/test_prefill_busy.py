@@ -86,22 +86,22 @@ def test_another_load_bears_nothing_out(tmp_path: Path) -> None:
     assert told(rows.assign(input_len=[1024, 2048])) == [None, None]
 
 
-@pytest.mark.parametrize(("run", "points"), [("should_i", 7), ("block_size", 15)])
+@pytest.mark.parametrize(("run", "points"), [("should_i", 7), ("block_size", 23)])
 def test_published_prompts_took_as_long_at_every_rate(run: str, points: int) -> None:
     """Two saturated instances prefilled 512 prompts of the same length in 12.6 s, which is 49 ms for each."""
     judged = repeats.judge(load_runs([H100X2 / run]))
     separate = judged[(judged["use"] == "used") & judged["arm"].str.startswith("pd")]
     found = [alone(symptoms) for symptoms in separate["symptoms"]]
     assert len(found) == points
-    assert all(each and 47.5 < each.prompt_ms < 52.5 for each in found)
+    assert all(each and 0.9 * 49 < each.prompt_ms < 1.1 * 49 for each in found)
 
 
 @pytest.mark.parametrize(
     ("run", "arm", "starts", "share", "limit"),
     [
         ("should_i", "pd_1p1d", 1, "83", "20.9"),
-        ("block_size", "pd_1p1d", 2, "91 to 93", "19.6 to 20"),
-        ("block_size", "pd_1p1d_block_128", 2, "91 to 92", "19.9 to 20.2"),
+        ("block_size", "pd_1p1d", 3, "91 to 93", "19.6 to 20"),
+        ("block_size", "pd_1p1d_block_128", 3, "91 to 92", "19.9 to 20.2"),
     ],
 )
 def test_published_prefill_at_its_limit(run: str, arm: str, starts: int, share: str, limit: str) -> None:
