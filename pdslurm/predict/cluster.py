@@ -80,8 +80,8 @@ class ClusterSpec:
     policy: str = "round_robin"  # random, consistent_hash, power_of_two, cache_aware
     prefill_policy: str | None = None  # None: as `policy`
     decode_policy: str | None = None
-    server_s: float = 0.0225  # client, router and API server before the scheduler, at each instance that a request visits
-    handoff_s: float = 0.0  # from the prefill instance's answer to the decode instance's API server
+    server_s: float = 0.012  # client, router and API server before the scheduler, at each instance that a request visits
+    handoff_s: float = 0.005  # from the prefill instance's answer to the decode instance's API server
 
 
 @dataclass(frozen=True)

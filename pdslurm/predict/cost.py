@@ -52,7 +52,7 @@ class Coefficients:
     sync_s: float = 1e-3  # of a step in lock step, for each other data-parallel rank
     descriptor_s: float = 3.08e-6  # posting of each NIXL descriptor
     fetch_share: float = 0.2  # of a link, for KV that is fetched
-    server_s: float = 0.0225  # as in ClusterSpec
+    server_s: float = 0.012  # as in ClusterSpec
     handoff_s: float = 0.005  # as in ClusterSpec
 
     def as_json(self) -> dict[str, float]:

@@ -146,18 +146,18 @@ class _Loop:
             self._fill()
 
     def _fill(self) -> None:
+        """Decides and launches steps, until as many are under way as can be or there is nothing to do."""
         while len(self.under_way) < self.depth:
-            if not self._launch() and (self.under_way or not self._learn(self.clock.now_s, self.ranks)):
+            steps = [self.instance.engines[rank].schedule(self.clock.now_s) for rank in self.ranks]
+            if self.clock.log is not None:
+                self._note(steps)
+            if any(step.scheduled or step.postings for step in steps):
+                self._launch(steps)
+            elif self.under_way or not (any(step.preempted for step in steps) or self._learn(self.clock.now_s, self.ranks)):
                 return
 
-    def _launch(self) -> bool:
-        """Decides a step of all ranks; False where none has anything to do."""
+    def _launch(self, steps: list[Step]) -> None:
         now_s, counters, cost = self.clock.now_s, self.instance.counters, self.instance.spec.cost
-        steps = [self.instance.engines[rank].schedule(now_s) for rank in self.ranks]
-        if not any(step.scheduled or step.postings for step in steps):
-            return False
-        if self.clock.log is not None:
-            self._note(steps)
         group = sum(step.batch.tokens for step in steps) if len(steps) > 1 else 0
         longest, launches = 0.0, []
         for rank, step in zip(self.ranks, steps, strict=True):
@@ -171,7 +171,6 @@ class _Loop:
         counters.steps += 1
         counters.busy_s += longest
         self.clock.at(self.free_s, self._end)
-        return True
 
     def _post(self, rank: int, step: Step) -> float:
         """Posts the transfers of a step one after the other, and returns the seconds that this takes. NIXL posts when the step is
