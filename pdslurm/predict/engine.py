@@ -52,6 +52,7 @@ class Job:
     produced: int = 0
     delivered: int = 0
     blocks: list[int] = field(default_factory=list)
+    named: int = 0  # of its blocks, whose content is known to the pool
     arrived_s: float = 0.0  # at the API server
     queued_s: float = 0.0  # when the engine's loop took it in
     scheduled_s: float | None = None
@@ -79,22 +80,22 @@ class Step:
 
 
 class BlockPool:
-    """Free blocks in the order in which they are taken: the one that was given back longest ago first. A free block keeps its
-    content until it is taken."""
+    """Free blocks in the order in which they are taken: those without content that others could share come first, then the one that
+    was given back longest ago (vLLM 0.24, v1/core/block_pool.py). A free block keeps its content until it is taken."""
 
     def __init__(self, count: int) -> None:
         self.free = OrderedDict.fromkeys(range(count))
         self.users = [0] * count
-        self.by_key: dict[Hashable, int] = {}
+        self.by_key: dict[Hashable, dict[int, None]] = {}  # several blocks may have the same content
         self.key_of: dict[int, Hashable] = {}
 
     def hits(self, keys: Sequence[Hashable]) -> list[int]:
         """The blocks of the longest cached beginning of `keys`."""
         found = []
         for key in keys:
-            if (block := self.by_key.get(key)) is None:
+            if not (blocks := self.by_key.get(key)):
                 break
-            found.append(block)
+            found.append(next(iter(blocks)))
         return found
 
     def take(self, count: int) -> list[int]:
@@ -102,7 +103,7 @@ class BlockPool:
         for block in taken:
             self.users[block] = 1
             if (key := self.key_of.pop(block, None)) is not None:
-                del self.by_key[key]
+                del self.by_key[key][block]
         return taken
 
     def share(self, blocks: Sequence[int]) -> None:
@@ -116,12 +117,14 @@ class BlockPool:
             self.users[block] -= 1
             if not self.users[block]:
                 self.free[block] = None
+                if block not in self.key_of:
+                    self.free.move_to_end(block, last=False)
 
     def name(self, blocks: Sequence[int], keys: Sequence[Hashable]) -> None:
-        """Makes the content of blocks known; a key that another block has stays with that one."""
+        """Makes the content of blocks known."""
         for block, key in zip(blocks, keys, strict=True):
-            if key not in self.by_key and block not in self.key_of:
-                self.by_key[key], self.key_of[block] = block, key
+            self.by_key.setdefault(key, {})[block] = None
+            self.key_of[block] = key
 
 
 class Engine:
@@ -161,12 +164,12 @@ class Engine:
         for job in step.sampled:
             job.delivered += 1
             job.last_s = now_s
+            self._name(job, job.computed + job.delivered - job.produced)
             if job.delivered == 1:
                 job.first_s = now_s
             if job.delivered == job.output:
                 ended.append(job)
         for job in ended:
-            self._name(job, job.computed)
             if job.computed:
                 self.running.remove(job)
             else:  # it was preempted while its last token was computed
@@ -177,7 +180,7 @@ class Engine:
 
     def release(self, job: Job) -> None:
         self.pool.give_back(job.blocks)
-        job.blocks = []
+        job.blocks, job.named = [], 0
 
     def has_arrived(self, job: Job) -> None:
         """The engine learns that a job's remote KV is there."""
@@ -197,7 +200,8 @@ class Engine:
             if missing > 0 and not self._make_room(job, missing, step):
                 break
             if missing > 0:
-                self._allocate(job, missing, job.computed + new)
+                job.blocks += self.pool.take(missing)
+            self._name(job, min(job.computed + new, job.prompt + job.delivered))
             step.scheduled.append((job, new))
             budget -= new
         return budget
@@ -223,7 +227,7 @@ class Engine:
                 at += 1
                 del self.loading[job]
                 job.computed = min(job.prompt, job.tokens - 1)  # the next token needs the last one's logits
-                self._name(job, job.computed)
+                self._name(job, job.prompt)
                 new = job.tokens - job.computed
             elif self.waiting:
                 job = self.waiting[0]
@@ -258,26 +262,21 @@ class Engine:
             self.cache_queries += job.tokens
             self.cache_hits += cached
         pool.share(hits)
-        job.blocks, job.computed = hits, cached
+        job.computed, job.named = cached, len(hits)
+        job.blocks = hits + pool.take(whole if job.is_remote else -(-(cached + new) // size) - len(hits))
         if job.is_remote:
             job.is_remote = False
-            job.blocks = hits + pool.take(whole)
             self.loading[job] = False
             step.postings.append((job, whole))
         else:
-            self._allocate(job, -(-(cached + new) // size) - len(hits), cached + new)
+            self._name(job, min(cached + new, job.prompt + job.delivered))
         return new
-
-    def _allocate(self, job: Job, count: int, tokens: int) -> None:
-        """More blocks, so that a job has room for its first `tokens` tokens."""
-        job.blocks += self.pool.take(count)
-        self._name(job, tokens)
 
     def _name(self, job: Job, tokens: int) -> None:
         """From now on others can share the blocks that the first `tokens` tokens of a job fill."""
-        if job.keys:
-            full = min(tokens // self.spec.block_size, len(job.keys))
-            self.pool.name(job.blocks[:full], job.keys[:full])
+        if job.keys and (full := min(tokens // self.spec.block_size, len(job.keys))) > job.named:
+            self.pool.name(job.blocks[job.named : full], job.keys[job.named : full])
+            job.named = full
 
     def _reserved(self) -> int:
         """Blocks that prompts in computation still need: a transfer must not take them."""
