@@ -290,6 +290,8 @@ def _problems(spec: ClusterSpec) -> list[str]:
     problems += [f"{each.name}: a decode instance needs `pull`" for each in decode if each.pull is None]
     if {each.group for each in prefill} != {each.group for each in decode}:
         problems.append("each group needs prefill and decode instances")
+    if len(prefill + decode) not in (0, len(spec.instances)) or not spec.instances:
+        problems.append("instances: one or more are needed, and either none has the role both or all have")
     links = {link for p in prefill for d in decode if p.group == d.group for link in _ends(p, d)}
     known = ", ".join(spec.links) or "none"
     return problems + [
@@ -301,6 +303,9 @@ def _request_problems(spec: ClusterSpec, requests: Sequence[Request]) -> list[st
     """One line for the first request that an instance cannot serve: it would wait for ever."""
     if len({request.id for request in requests}) < len(requests):
         return ["two requests have the same id"]
+    ids = {None, *(request.id for request in requests)}
+    if lost := [request for request in requests if request.after not in ids]:
+        return [f"request {lost[0].id}: follows request {lost[0].after}, which is not there"]
     for instance in spec.instances:
         engine = instance.engine
         for request in requests:

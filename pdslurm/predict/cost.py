@@ -45,7 +45,7 @@ class Coefficients:
     step_s: float = 0.7e-3  # of each step
     layer_s: float = 2e-5  # of each layer of a step
     request_s: float = 5.4e-6  # of each request of a step
-    memory_share: float = 0.95
+    memory_share: float = 1.0
     compute_share: float = 0.62
     collective_s: float = 8e-6  # of each all-reduce, all-gather or reduce-scatter, whatever its size
     link_share: float = 0.7  # for collectives

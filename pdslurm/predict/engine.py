@@ -93,7 +93,7 @@ class BlockPool:
         """The blocks of the longest cached beginning of `keys`."""
         found = []
         for key in keys:
-            if not (blocks := self.by_key.get(key)):
+            if (blocks := self.by_key.get(key)) is None:
                 break
             found.append(next(iter(blocks)))
         return found
@@ -104,6 +104,8 @@ class BlockPool:
             self.users[block] = 1
             if (key := self.key_of.pop(block, None)) is not None:
                 del self.by_key[key][block]
+                if not self.by_key[key]:
+                    del self.by_key[key]
         return taken
 
     def share(self, blocks: Sequence[int]) -> None:

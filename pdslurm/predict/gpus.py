@@ -33,7 +33,7 @@ GPUS = {
     "h100 pcie": _gpu("H100 PCIe", 756, 2000, 80, 300e9),  # H100 PCIe product brief: 1,513, 2.0 TB/s; bridges 600 GB/s
     "h100 nvl": _gpu("H100 NVL", 835, 3900, 94, 300e9),  # H100 data sheet: 1,671, 3.9 TB/s, bridge 600 GB/s
     "h200": _gpu("H200 SXM", 989, 4800, 141, 450e9),  # H200 data sheet: 1,979, 4.8 TB/s, 900 GB/s
-    "h200 nvl": _gpu("H200 NVL", 836, 4800, 141, 450e9),  # H200 data sheet: 1,671, 4.8 TB/s, bridge 900 GB/s
+    "h200 nvl": _gpu("H200 NVL", 835, 4800, 141, 450e9),  # H200 data sheet: 1,671, 4.8 TB/s, bridge 900 GB/s
     "h20": _gpu("H20", 148, 4000, 96, 450e9),  # H20 data sheet: 148, 4.0 TB/s, 900 GB/s
     "gh200": _gpu("GH200", 990, 4000, 96, 450e9),  # GH200 data sheet, 96 GB of HBM3: 1,979, 4 TB/s; NVLink of two 900 GB/s
     "b200": _gpu("B200", 2250, 8000, 180, 900e9),  # HGX B200 data sheet: 36 PFLOPS of 8 with sparsity, 8 TB/s, 1.8 TB/s
