@@ -24,6 +24,7 @@ class EngineSpec:
     long_prefill_token_threshold: int = 0  # 0: no limit but max_num_batched_tokens
     enable_prefix_caching: bool = False
     async_scheduling: bool = True  # a step is decided while the step before it runs, as vLLM does by default
+    waits_for_frees: bool = False  # see Engine; no option of vLLM: 0.24 does not, 0.32 does
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Job:
     delivered: int = 0
     blocks: list[int] = field(default_factory=list)
     named: int = 0  # of its blocks, whose content is known to the pool
+    last_step: int = 0  # the engine's last step that computed any of it, counted from 1
     arrived_s: float = 0.0  # at the API server
     queued_s: float = 0.0  # when the engine's loop took it in
     scheduled_s: float | None = None
@@ -130,10 +132,16 @@ class BlockPool:
 
 
 class Engine:
-    """The scheduler of one engine core with its KV blocks. Times come from outside."""
+    """The scheduler of one engine core with its KV blocks. Times come from outside.
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
+    `defers_frees`: as vLLM does where it fetches KV and schedules asynchronously. The step under way may still write to the blocks
+    of a preempted request, so that they are free only when it has ended. Until then vLLM 0.24 preempts one request after the other
+    without making room, where newer versions (0.32) wait."""
+
+    def __init__(self, spec: EngineSpec, *, defers_frees: bool = False) -> None:
+        self.spec, self.defers_frees = spec, defers_frees
+        self.begun = self.ended = 0  # steps
+        self.deferred: deque[tuple[int, list[int]]] = deque()  # blocks that are free when so many steps have ended
         self.pool = BlockPool(spec.num_blocks)
         self.inbox: list[Job] = []  # arrived, and not yet taken in by the loop
         self.waiting: deque[Job] = deque()
@@ -163,6 +171,9 @@ class Engine:
     def complete(self, step: Step, now_s: float) -> list[Job]:
         """Every job of `step.sampled` gets its token; the jobs that ended with it are returned."""
         ended = []
+        self.ended += bool(step.scheduled)
+        while self.deferred and self.deferred[0][0] <= self.ended:
+            self.pool.give_back(self.deferred.popleft()[1])
         for job in step.sampled:
             job.delivered += 1
             job.last_s = now_s
@@ -209,10 +220,16 @@ class Engine:
         return budget
 
     def _make_room(self, job: Job, missing: int, step: Step) -> bool:
-        """Preempts the request that was admitted last, again and again; False where that was `job` itself."""
+        """Preempts the request that was admitted last, again and again; False where that was `job` itself, or where it waits."""
         while missing > len(self.pool.free):
-            victim = self.running.pop()
+            victim = self.running[-1]
+            if self.defers_frees and victim.last_step > self.ended:
+                if self.spec.waits_for_frees:
+                    return False
+                self.deferred.append((self.begun, victim.blocks))
+                victim.blocks = []
             self.release(victim)
+            self.running.pop()
             victim.computed = 0
             self.waiting.appendleft(victim)
             step.preempted.append(victim)
@@ -296,6 +313,7 @@ class Engine:
     def _count(self, step: Step, now_s: float) -> None:
         """Moves the jobs of a step on, and adds up what it computes."""
         chunks = []
+        self.begun += bool(step.scheduled)
         decodes = context = 0
         for job, new in step.scheduled:
             if job.scheduled_s is None:
@@ -306,6 +324,7 @@ class Engine:
             else:
                 chunks.append((new, job.computed))
             job.computed += new
+            job.last_step = self.begun
             if job.computed == job.prompt + job.produced:
                 job.produced += 1
                 step.sampled.append(job)

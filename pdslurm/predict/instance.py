@@ -81,7 +81,8 @@ class Instance:
         self.spec, self.clock, self.tell = spec, clock, tell
         self.counters = Counters()
         self.in_flight = 0  # requests that the router has sent and not got back
-        self.engines = [Engine(spec.engine) for _ in range(spec.data_parallel)]
+        defers_frees = spec.pull is not None and spec.engine.async_scheduling
+        self.engines = [Engine(spec.engine, defers_frees=defers_frees) for _ in range(spec.data_parallel)]
         self.promised = [0] * spec.data_parallel  # requests that the API server has, and the rank not yet
         if spec.lock_step:
             self.loops = [_Loop(self, range(spec.data_parallel))] * spec.data_parallel

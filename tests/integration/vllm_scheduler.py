@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from random import Random
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
@@ -16,7 +17,7 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -45,14 +46,36 @@ def vllm_scheduler(folder: str, spec: EngineSpec) -> Any:
     )  # fmt: skip
 
 
+def fetch_by(scheduler: Any, remote: set[str]) -> None:
+    """Makes it the scheduler of a decode instance, which fetches the prompts of `remote` once each."""
+
+    def match(request: Any, computed: int) -> tuple[int, bool]:
+        return (request.num_prompt_tokens - computed, True) if request.request_id in remote else (0, False)
+
+    def allocated(request: Any, *_: Any) -> None:
+        remote.discard(request.request_id)
+
+    answers: dict[str, Any] = {
+        "has_pending_block_frees": False, "get_loaded_kv_cache_group_ids": frozenset({0}), "take_events": [],
+        "get_kv_connector_stats": None, "build_connector_meta": None, "request_finished": (False, None),
+        "has_pending_push_work": False, "register_finished_partial_tail": False, "get_external_cache_hit_sources": None,
+    }  # fmt: skip
+    scheduler.connector = MagicMock(**{f"{name}.return_value": answer for name, answer in answers.items()})
+    scheduler.connector.get_num_new_matched_tokens.side_effect = match
+    scheduler.connector.update_state_after_alloc.side_effect = allocated
+    scheduler.defer_block_free = isinstance(scheduler, AsyncScheduler)
+
+
 def compare(folder: str, seed: int) -> tuple[int, int]:
     """Steps and preemptions of a case."""
     random = Random(seed)
     spec = EngineSpec(
         random.randint(12, 60), SIZE, random.randint(16, 200), random.randint(2, 10),
-        enable_prefix_caching=random.random() < 0.5, async_scheduling=random.random() < 0.5,
+        enable_prefix_caching=random.random() < 0.5, async_scheduling=random.random() < 0.5, waits_for_frees=True,
     )  # fmt: skip
-    real, model, hasher = vllm_scheduler(folder, spec), Engine(spec), get_request_block_hasher(SIZE, sha256)
+    is_decode = random.random() < 0.5
+    real, model = vllm_scheduler(folder, spec), Engine(spec, defers_frees=is_decode and spec.async_scheduling)
+    hasher = get_request_block_hasher(SIZE, sha256)
     room = spec.num_blocks * SIZE
     texts = [[random.randrange(10, 990) for _ in range(room)] for _ in range(3)]
     arrivals = defaultdict(list)
@@ -61,7 +84,11 @@ def compare(folder: str, seed: int) -> tuple[int, int]:
         shared = random.choice([0, random.randint(0, prompt)])
         tokens = random.choice(texts)[:shared] + [random.randrange(10, 990) for _ in range(prompt - shared)]
         arrivals[random.randrange(60)].append((number, tokens, output))
+    remote: set[str] = set()
+    if is_decode:
+        fetch_by(real, remote)
     under_way: list[tuple[Any, Step]] = []
+    loading: list[Job] = []
     ended = steps = 0
     while ended < COUNT:
         for number, tokens, output in arrivals.pop(steps, []):
@@ -69,13 +96,16 @@ def compare(folder: str, seed: int) -> tuple[int, int]:
             real.add_request(Request(str(number), tokens, how, pooling_params=None, block_hasher=hasher))
             text = tokens + [ANSWER] * output
             full = range(SIZE, len(text) + 1, SIZE) if spec.enable_prefix_caching else ()
-            model.inbox.append(Job(number, len(tokens), output, [tuple(text[:end]) for end in full]))
+            is_remote = is_decode and random.random() < 0.7
+            remote |= {str(number)} if is_remote else set()
+            model.inbox.append(Job(number, len(tokens), output, [tuple(text[:end]) for end in full], is_remote))
         theirs, ours = real.schedule(), model.schedule(0.0)
         decided = [(job.id, new) for job, new in ours.scheduled], sorted(job.id for job in ours.preempted)
         expected = [(int(name), new) for name, new in theirs.num_scheduled_tokens.items()]
         preempted = sorted(int(name) for name in theirs.preempted_req_ids or ())
         if (sorted(decided[0]), decided[1]) != (sorted(expected), preempted):
             sys.exit(f"seed {seed}, step {steps}, {spec}: vLLM decides {expected, preempted}, pdslurm {decided}")
+        loading += [job for job, _ in ours.postings]
         under_way.append((theirs, ours))
         if len(under_way) == 2 or not spec.async_scheduling or not expected:
             theirs, ours = under_way.pop(0)
@@ -83,8 +113,13 @@ def compare(folder: str, seed: int) -> tuple[int, int]:
             answers = [[ANSWER] if name in sampled else [] for name in names]
             places = {name: n for n, name in enumerate(names)}
             made = ModelRunnerOutput(req_ids=names, req_id_to_index=places, sampled_token_ids=answers, prompt_logprobs_dict={})
+            fetched = [loading.pop(random.randrange(len(loading)))] if loading and random.random() < 0.4 else []
+            if fetched:
+                made.kv_connector_output = KVConnectorOutput(finished_recving={str(job.id) for job in fetched})
             real.update_from_output(theirs, made)
             ended += len(model.complete(ours, 0.0))
+            for job in fetched:
+                model.has_arrived(job)
         steps += 1
     free = real.kv_cache_manager.block_pool.get_num_free_blocks(), len(model.pool.free)
     if free != (spec.num_blocks,) * 2:
