@@ -103,7 +103,8 @@ def simulate(
 ) -> Outcome:
     """Runs all requests to their end. `max_concurrency` bounds the requests in flight: one that has arrived waits at the client
     until another one ends. None is sent from `send_until_s` on. The same arguments give the same outcome. Events are appended
-    to `log`. Raises ConfigError for a policy that is not modelled, a missing link, and a request that no instance can hold."""
+    to `log`. Raises ConfigError for a policy that is not modelled, a missing link, and a request that no instance can hold;
+    PointFailed where requests are preempted for ever."""
     if problems := [*_problems(spec), *_request_problems(spec, requests)]:
         raise ConfigError(problems)
     run = _Simulation(spec, requests, max_concurrency=max_concurrency, send_until_s=send_until_s, seed=seed, log=log)

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pdslurm.errors import PointFailed
 from pdslurm.predict.clock import Clock
 from pdslurm.predict.cost import Batch, StepCost
 from pdslurm.predict.engine import Engine, EngineSpec, Job, KvPull, Step
+
+FRUITLESS = 20_000  # steps in a row without a token: more than the chunks of any prompt
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class _Loop:
         self.under_way: deque[tuple[list[Step], list[float]]] = deque()  # with the time at which each rank has launched its step
         self.free_s = 0.0  # when the last step under way ends
         self.is_called = False
+        self.fruitless = 0  # steps since the last one that gave a token
         self.arrived: list[Posted] = []  # transfers that have ended, and the engine does not know it yet
 
     def wake(self) -> None:
@@ -190,6 +194,12 @@ class _Loop:
     def _end(self) -> None:
         """The first of the steps under way has ended."""
         instance, (steps, launches) = self.instance, self.under_way.popleft()
+        self.fruitless = 0 if any(step.sampled for step in steps) else self.fruitless + 1
+        if self.fruitless > FRUITLESS:
+            name = instance.spec.name
+            raise PointFailed(
+                f"{name} preempts requests again and again before it has computed their tokens; give it more KV blocks"
+            )
         for rank, step, launch_s in zip(self.ranks, steps, launches, strict=True):
             ended = instance.engines[rank].complete(step, self.clock.now_s)
             for job in step.sampled:

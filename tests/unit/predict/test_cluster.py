@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdslurm.errors import ConfigError
+from pdslurm.errors import ConfigError, PointFailed
 from pdslurm.predict.cluster import ClusterSpec, Event, InstanceSpec, Outcome, Request, simulate
 from pdslurm.predict.cost import Batch
 from tests.unit.predict.clusters import PULL, Cost, engine, plain, requests, split
@@ -218,6 +218,14 @@ def test_power_of_two_avoids_the_instance_that_is_busy() -> None:
 def test_what_cannot_be_simulated_is_refused(spec: ClusterSpec, given: list[Request], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         simulate(spec, given)
+
+
+def test_requests_that_preempt_each_other_for_ever_fail_the_point() -> None:
+    """As vLLM 0.24 would do: what is computed again in chunks is preempted before its end."""
+    small, given = engine(num_blocks=5, async_scheduling=True, long_prefill_token_threshold=8), requests(*[(0.0, 8, 8)] * 2)
+    with pytest.raises(PointFailed, match="d0 preempts requests again and again"):
+        simulate(split(decode=small), given)
+    assert len(simulate(split(decode=replace(small, waits_for_frees=True)), given).served) == 2
 
 
 def test_a_prefill_instance_needs_blocks_for_the_prompt_alone() -> None:

@@ -113,6 +113,21 @@ def test_a_request_that_is_preempted_during_its_last_step_ends_with_that_step() 
     assert not engine.waiting
 
 
+@pytest.mark.parametrize(("waits", "preempted"), [(False, [1, 0]), (True, [])])
+def test_blocks_that_a_step_under_way_may_write_to_make_no_room(waits: bool, preempted: list[int]) -> None:
+    """Both requests need a third block while their last step is under way: vLLM 0.24 preempts one after the other in vain."""
+    engine = Engine(EngineSpec(4, block_size=4, waits_for_frees=waits), defers_frees=True)
+    engine.inbox += [Job(0, 8, 3), Job(1, 8, 3)]
+    first, second = engine.schedule(0.0), engine.schedule(0.0)
+    assert [job.id for job in second.preempted] == preempted
+    assert (second.scheduled, len(engine.pool.free)) == ([], 0)
+    engine.complete(first, 1.0)
+    assert len(engine.pool.free) == (0 if waits else 4)
+    third = engine.schedule(1.0)
+    assert [(job.id, new) for job, new in third.scheduled] == ([(0, 1)] if waits else [(0, 9)])
+    assert [job.id for job in third.preempted] == ([1] if waits else [])
+
+
 SHARED = EngineSpec(100, block_size=4, enable_prefix_caching=True)
 
 
@@ -177,8 +192,9 @@ def test_blocks_budget_and_tokens_are_kept_in_every_case(seed: int) -> None:
         max_num_seqs=random.randint(1, 8),
         long_prefill_token_threshold=random.choice([0, 5]),
         enable_prefix_caching=random.random() < 0.5,
+        waits_for_frees=True,
     )
-    engine, room = Engine(spec), spec.num_blocks * spec.block_size
+    engine, room = Engine(spec, defers_frees=random.random() < 0.5), spec.num_blocks * spec.block_size
     jobs = []
     for number in range(40):
         prompt = random.randint(1, max(room // 2, 1))
