@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pdslurm.predict.gpus import model_of
+
 CLUSTERS = Path(__file__).parents[2] / "conf" / "cluster"
 ESTIMATES = ("load_s", "gpu_tflops", "step_ms")
 # GiB by model, of those that are sold with one memory, or the smallest; conf/cluster's files come first.
@@ -68,14 +70,6 @@ def configured() -> tuple[tuple[str, float, str, dict[str, float]], ...]:
             entry = str(values["gpu"]), float(values["gpu_memory_gib"]), f"conf/cluster/{file.name}", estimates
             found.append((bool(values.get("one_host")), entry))
     return tuple(entry for _, entry in sorted(found, key=lambda each: each[0]))
-
-
-def model_of(called: str) -> str:
-    """`NVIDIA GeForce RTX 3090` → rtx3090, `nvidia_h100_80gb_hbm3` → h100; "" where no model is named."""
-    text = re.sub(r"\d+\s*gi?b\b", " ", called.lower().replace("_", " ").replace("-", " "))
-    words = re.sub(r"\brtx (?=\d)", "rtx", text).split()
-    models = [word for word in words if re.fullmatch(r"(rtx|gh|gb|mi|[abhlptv])\d{1,4}[a-z]{0,2}", word)]
-    return models[0] if models else ""
 
 
 def spelled(called: str, memory_gib: float | None) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # From the ground up. Modules of a package's own folder are "": errors, signals and config below everything, the programs above it.
-PDSLURM = ("records", "validity", "bench", "plan", "node", "slurm", "measure", "launchers")
+PDSLURM = ("records", "validity", "bench", "plan", "predict", "node", "slurm", "measure", "launchers")
 ANALYSIS = ("load", "stats", "figures", "report")
 GROUND = ("pdslurm", "pdslurm.errors", "pdslurm.signals", "pdslurm.config")
 PROGRAMS = ("pdslurm.__main__", "pdslurm.status", "pdslurm.doctor")
