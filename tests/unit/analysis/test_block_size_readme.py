@@ -160,11 +160,10 @@ def above() -> Iterator[str]:
     yield f"With blocks of 128 in the comparison, 1P1D is the better arm under {both[0]} and Route 2 under {both[1]}."
     posted = {arm: {posting(record) for record in records() if record.arm == arm and record.valid} for arm in ARMS}
     descriptors = {arm: {count for count, _ in posted[arm]} for arm in posted}
-    assert all(20 < ms < 30 for _, ms in posted["pd_1p1d"])
-    assert all(3 < ms < 7 for _, ms in posted["pd_1p1d_block_128"])
     (small,), (large,) = descriptors["pd_1p1d"], descriptors["pd_1p1d_block_128"]
-    yield f"With blocks of 16 the decode instance posts {small:,} descriptors for each prompt, which takes it about 25 ms"
-    yield f"With blocks of 128 it posts {large:,} in about 5 ms"
+    slow, fast = (fmean(ms for _, ms in posted[arm]) for arm in ("pd_1p1d", "pd_1p1d_block_128"))
+    yield f"With blocks of 16 the decode instance posts {small:,} descriptors for each prompt, which takes it about {slow:.0f} ms"
+    yield f"With blocks of 128 it posts {large:,} in about {fast:.0f} ms"
     at = {arm: [r.metrics for r in records() if r.arm == arm and r.point["request_rate"] == 18.6] for arm in ARMS}
     (gap, tpot), (least_gap, least_tpot) = (
         [fmean(m[name] or 0.0 for m in at[arm]) for name in ("p99_itl_ms", "mean_tpot_ms")]
