@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from analysis.load.frame import load_runs
+from tests.machine import unit_s
 from tests.synthetic import ARMS, Setting, record, requests, write
 
 WITH_FILES = tuple(Setting(rate=rate, input_len=n, prompts=500, sweep="rate") for n in (512, 2048) for rate in (1.0, 4.0, 16.0))
@@ -20,7 +21,8 @@ LENGTHS = tuple(
     Setting(input_len=128 * i, output_len=32 * o, prompts=60, sweep="input") for i in range(1, 43) for o in range(1, 21)
 )
 ENOUGH = 10_000
-CPU_S, WALL_S = 60.0, 120.0  # measured beside six busy processes on two cores: 26 and 48; a bound must hold there too
+UNITS = 700.0  # of CPU time, of tests.machine.unit_s: 200 to 300 were measured
+LOADING_UNITS = 100.0  # about 30 were measured
 MEMORY_MIB = 1024
 MEASURED = """
 import json, resource, subprocess, sys
@@ -55,22 +57,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ten_thousand_records_are_loaded_and_drawn_in_time_and_memory(runs: Path, tmp_path: Path) -> None:
     figures = [sys.executable, "-m", "analysis", "figures", str(runs), "--out", str(tmp_path), "--slo", "ttft_ms=500,tpot_ms=50"]
-    begun = time.monotonic()
     # by a process of its own: this one has had other children, engines among them
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "used.json"), *figures]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()})
-    wall_s = time.monotonic() - begun
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540, env={**os.environ, "PYTHONPATH": os.getcwd()})
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2 * 17  # PDF and PNG of all but the floor's neighbour, latency by concurrency
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["latency_concurrency"]
     cpu_s, largest_kib = json.loads((tmp_path / "used.json").read_text())
-    print({"wall_s": wall_s, "cpu_s": cpu_s, "largest_mib": largest_kib / 1024})
-    assert cpu_s < CPU_S
-    assert wall_s < WALL_S
+    print({"cpu_s": cpu_s, "unit_s": (unit := unit_s()), "largest_mib": largest_kib / 1024})
+    assert cpu_s < UNITS * unit
     assert largest_kib / 1024 < MEMORY_MIB
 
 
-def test_ten_thousand_records_are_loaded_in_seconds(runs: Path) -> None:
+def test_ten_thousand_records_are_loaded_in_little_time(runs: Path) -> None:
     begun = time.process_time()
     assert len(load_runs([runs])) >= ENOUGH
-    assert time.process_time() - begun < 15  # measured: 2
+    assert time.process_time() - begun < LOADING_UNITS * unit_s()

@@ -16,6 +16,7 @@ from pdslurm.plan.estimate import ARM_S, BESIDE_S
 from pdslurm.plan.outline import make_outline
 from pdslurm.plan.plan import Plan, build_plan
 from pdslurm.plan.render import dump_json, plan_json, plan_text
+from tests.machine import unit_s
 from tests.made import outlined
 
 MakeConfig = Callable[..., c.Config]
@@ -246,13 +247,13 @@ def test_text_speaks_of_cpu_slots_where_there_is_no_gpu(make_config: MakeConfig)
     ],
     ids=["DP over all", "route 1024", "route 4096", "256 groups of 1P3D", "256P768D", "1P1D of 4096 GPUs each"],
 )
-def test_a_plan_of_1024_nodes_takes_under_two_seconds(make_config: MakeConfig, topology: c.Topology) -> None:
+def test_a_plan_of_1024_nodes_takes_little_time(make_config: MakeConfig, topology: c.Topology) -> None:
     config = make_config({"topology": topology, "cluster.ports": c.Ports(c.PortRange(6000, 9999), c.PortRange(20000, 29999))})
     start = time.process_time()  # not wall time: other tests share the machine
     deployment = bind(build_plan(config))
     text = dump_json(outlined(deployment))
     plan_text(outlined(deployment))
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 15 * unit_s()
     plan = json.loads(text)
     assert len({(p["node"], gpu) for p in plan["processes"] for gpu in p["gpus"]}) == 8192
 
